@@ -1,0 +1,32 @@
+# Each target sets itself up from a fresh clone; a second call skips what is done.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check fix bench fuzz clean
+
+demo: $(VENV)/.ready
+	$(BIN)/snowmelt demo
+
+test: $(VENV)/.ready
+	$(BIN)/pytest -n 2 --dist loadfile
+
+check: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(VENV)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Snowmelt needs Python 3.11 or newer; this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev -e ".[train,dicom]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) .venv-keras build dist .mypy_cache .pytest_cache .ruff_cache

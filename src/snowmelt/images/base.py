@@ -1,0 +1,87 @@
+"""What every image format offers: rows of a plane to read, and a file of the same kind to write.
+
+A *plane* is one H x W picture with all its channels; a stack has many, in the order of its leading axes.
+Reading and writing go through bands of rows, top to bottom, plane by plane, so that an image larger
+than memory passes through.
+
+Axis letters are tifffile's: Y and X rows and columns, Z depth, T time, C channels, S the interleaved
+samples of a colour (RGB, RGBA), Q unknown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape, axis letters and number type of an image as it is stored.
+
+    ``channel_axis`` is the index of the axis whose values belong to one pixel (S, else C; None for grey).
+    ``alpha`` says that the last channel is opacity, which no denoiser may touch.
+    """
+
+    shape: tuple[int, ...]
+    axes: str
+    dtype: np.dtype[np.generic]
+    alpha: bool = False
+
+    @property
+    def channel_axis(self) -> int | None:
+        """Index of the axis that holds the values of one pixel, None where a pixel is one value."""
+        for letter in "SC":
+            if letter in self.axes:
+                return self.axes.index(letter)
+        return None
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return self.shape[self.axes.index("Y")]
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.shape[self.axes.index("X")]
+
+    @property
+    def channels(self) -> int:
+        """Values in a pixel, opacity counted."""
+        return 1 if self.channel_axis is None else self.shape[self.channel_axis]
+
+    @property
+    def planes(self) -> int:
+        """Pictures of H x W x channels, in C order of the remaining axes."""
+        return math.prod(self.shape) // max(1, self.height * self.width * self.channels)
+
+
+class Image:
+    """An image in a file, of which so far only the header was read.
+
+    A format derives from it and fills in ``read_rows`` and ``write_like``. ``bands`` given to
+    ``write_like`` are arrays (rows, W, channels) of ``layout.dtype``: plane 0 from the top to the
+    bottom, then plane 1; together they hold every pixel once. The number of rows in a band is the
+    caller's choice and may vary.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = ()
+
+    path: Path
+    layout: Layout
+
+    def read_rows(self, plane: int, start: int, stop: int) -> Array:
+        """Rows ``start:stop`` of a plane as (stop - start, W, channels), in the stored number type."""
+        raise NotImplementedError
+
+    def write_like(self, target: Path, bands: Iterator[Array]) -> None:
+        """Write a file of this one's kind, depth and metadata with other pixels; atomic."""
+        raise NotImplementedError
