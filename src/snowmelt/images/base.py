@@ -26,7 +26,6 @@ Array = NDArray[np.generic]
 class Layout:
     """Shape, axis letters and number type of an image as it is stored.
 
-    ``channel_axis`` is the index of the axis whose values belong to one pixel (S, else C; None for grey).
     ``alpha`` says that the last channel is opacity, which no denoiser may touch.
     """
 
@@ -37,11 +36,14 @@ class Layout:
 
     @property
     def channel_axis(self) -> int | None:
-        """Index of the axis that holds the values of one pixel, None where a pixel is one value."""
-        for letter in "SC":
-            if letter in self.axes:
-                return self.axes.index(letter)
-        return None
+        """Index of the axis that holds the values of one pixel, None where a pixel is one value.
+
+        It is S, or C where C is the last axis. A C before Y and X (separate pages, as microscopes
+        store them) counts among the planes.
+        """
+        if "S" in self.axes:
+            return self.axes.index("S")
+        return len(self.axes) - 1 if self.axes.endswith("C") else None
 
     @property
     def height(self) -> int:
