@@ -10,7 +10,9 @@ samples of a colour (RGB, RGBA), Q unknown.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,9 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from snowmelt.errors import UserError
+from snowmelt.files import replacing
 
 Array = NDArray[np.generic]
 
@@ -87,3 +92,33 @@ class Image:
     def write_like(self, target: Path, bands: Iterator[Array]) -> None:
         """Write a file of this one's kind, depth and metadata with other pixels; atomic."""
         raise NotImplementedError
+
+
+@contextlib.contextmanager
+def reading(path: str | Path, kind: str) -> Iterator[None]:
+    """Turn whatever a library raises on a bad file into one UserError that names the file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise UserError(f"{path}: too large for the memory of this computer") from error
+    except OSError as error:
+        # Pillow raises OSError without errno for damaged pictures.
+        why = error.strerror or f"damaged or not {kind}: {error}"
+        raise UserError(f"{path}: cannot be read: {why}") from error
+    except Exception as error:
+        detail = str(error).strip() or type(error).__name__
+        raise UserError(f"{path}: cannot be read: damaged or not {kind}: {detail}") from error
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[Path]:
+    """``files.replacing``, where a full disk or a forbidden folder is a UserError that names the file."""
+    try:
+        with replacing(target) as part:
+            yield part
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written: {error.strerror or error}") from error
