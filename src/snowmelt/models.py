@@ -10,7 +10,7 @@ Shapes: B batch, C channels, H height, W width; float32 in [0, 1] unless a heade
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,9 +58,13 @@ class RecipeCNN(nn.Module):
         }
         self.reach = sum(kernel // 2 for kernel in kernels)
         sizes = [channels, *widths, channels]
-        self.layers = nn.ModuleList(
+        convolutions = [
             nn.Conv2d(sizes[i], sizes[i + 1], kernels[i], padding="same") for i in range(layers)
-        )
+        ]
+        for convolution in convolutions:  # as Keras begins, and so the tutorial
+            nn.init.xavier_uniform_(convolution.weight)
+            nn.init.zeros_(cast(Tensor, convolution.bias))
+        self.layers = nn.ModuleList(convolutions)
         self.activations = nn.ModuleList(
             ACTIVATIONS[name](inplace=True) if name == "relu" else ACTIVATIONS[name]()
             for name in [*names, output_activation]

@@ -1,0 +1,232 @@
+"""A recipe says everything about a training: the same recipe runs again to the same numbers.
+
+It is a TOML file of five tables. Every key has a default, an unknown key is an error, and what a run
+writes beside its results is complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from snowmelt.errors import UserError, nearest
+
+T = TypeVar("T")
+
+LOSSES = ("mse", "l1")
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("constant", "one-cycle")
+PRECISIONS = ("auto", "bf16", "f32")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the pairs come from.
+
+    ``source`` is "shapes" (the tutorial's pictures, made here from ``seed``), a path or a URL of an
+    HDF5 file; if ``sha256`` is given, the file must have it.
+    """
+
+    source: str = "shapes"
+    sha256: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Network:
+    """The plain chain of convolutions; the last layer is linear with one channel.
+
+    ``start`` is a model file to go on from; the network is then that file's, whatever the other keys say.
+    """
+
+    widths: tuple[int, ...] = (8, 16, 8, 4)
+    kernel_size: int = 3
+    activation: str = "relu"
+    start: str = ""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How weights change. ``one-cycle`` rises to ``lr`` over ``warmup`` (a part of all steps), then falls
+    along a cosine to zero; ``constant`` stays at ``lr``."""
+
+    name: str = "adam"
+    lr: float = 3e-4
+    schedule: str = "constant"
+    warmup: float = 0.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long, how many pictures at a time, and what is minimized.
+
+    ``patch`` is the side in pixels of the square cut at random from the pictures of a batch; 0 takes
+    them whole.
+    """
+
+    epochs: int = 200
+    batch: int = 8
+    patch: int = 0
+    loss: str = "mse"
+    precision: str = "auto"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What to look at: every so many epochs, a held-out pair and the user's photos.
+
+    ``noise_variance`` is that of the Gaussian noise put on the photos, in units of [0, 1], clipped.
+    """
+
+    every: int = 50
+    photos: tuple[str, ...] = ()
+    noise_variance: float = 0.01
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All of it; the defaults are the tutorial's."""
+
+    data: Data = field(default_factory=Data)
+    network: Network = field(default_factory=Network)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    training: Training = field(default_factory=Training)
+    pictures: Pictures = field(default_factory=Pictures)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+def _check(recipe: Recipe) -> None:
+    optimizer, training, pictures = recipe.optimizer, recipe.training, recipe.pictures
+    for key, value, known in (
+        ("training.loss", training.loss, LOSSES),
+        ("training.precision", training.precision, PRECISIONS),
+        ("optimizer.name", optimizer.name, OPTIMIZERS),
+        ("optimizer.schedule", optimizer.schedule, SCHEDULES),
+    ):
+        if value not in known:
+            raise UserError(f"{key} = {value!r} is unknown; {nearest(value, known)}")
+    for key, number, least in (
+        ("training.epochs", training.epochs, 1),
+        ("training.batch", training.batch, 1),
+        ("training.patch", training.patch, 0),
+        ("training.seed", training.seed, 0),
+        ("pictures.every", pictures.every, 1),
+        ("pictures.noise_variance", pictures.noise_variance, 0),
+    ):
+        if not number >= least or math.isinf(number):
+            raise UserError(f"{key} = {number}: expected {least} or more")
+    if not 0 < optimizer.lr < math.inf:
+        raise UserError(
+            f"optimizer.lr = {optimizer.lr}: expected a number above 0, such as 3e-4 or 1e-2"
+        )
+    if not 0 <= optimizer.warmup < 1:
+        raise UserError(f"optimizer.warmup = {optimizer.warmup}: expected a part of 1, such as 0.3")
+
+
+def from_dict(
+    tables: Mapping[str, Any], *, base: Recipe | None = None, where: str = "recipe"
+) -> Recipe:
+    """Put the values of nested tables over those of ``base`` (the defaults, if none).
+
+    Raises:
+        UserError: An unknown table or key (the nearest is named), a value of another type or out of range.
+    """
+    base = base or Recipe()
+    known = {item.name: getattr(base, item.name) for item in dataclasses.fields(Recipe)}
+    parts = {}
+    for name, values in tables.items():
+        if name not in known:
+            raise UserError(f"{where}: no table [{name}]; {nearest(name, known)}")
+        if not isinstance(values, Mapping):
+            raise UserError(f"{where}: {name} = {values!r}: expected a table [{name}] with keys")
+        parts[name] = _replace(known[name], values, f"{where}: {name}.")
+    return dataclasses.replace(base, **parts)
+
+
+def _replace(table: T, values: Mapping[str, Any], where: str) -> T:
+    kinds = typing.get_type_hints(type(table))
+    for key in values:
+        if key not in kinds:
+            raise UserError(f"{where}{key} is unknown; {nearest(key, kinds)}")
+    read = {key: _convert(value, kinds[key], where + key) for key, value in values.items()}
+    return dataclasses.replace(table, **read)  # type: ignore[type-var]
+
+
+def _convert(value: Any, kind: Any, where: str) -> Any:
+    if isinstance(kind, types.GenericAlias):
+        (item, _) = typing.get_args(kind)
+        if isinstance(value, list | tuple):
+            return tuple(_convert(each, item, where) for each in value)
+    elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    elif type(value) is kind:
+        return value
+    expected = {int: "a whole number", float: "a number", str: "a text"}.get(kind, "a list")
+    raise UserError(f"{where} = {value!r}: expected {expected}")
+
+
+def to_dict(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """The complete recipe as nested tables of plain values, as TOML and JSON take them."""
+    tables = dataclasses.asdict(recipe)
+    return {
+        name: {
+            key: list(value) if isinstance(value, tuple) else value for key, value in table.items()
+        }
+        for name, table in tables.items()
+    }
+
+
+def shipped() -> dict[str, str]:
+    """Names of the recipes that come with Snowmelt, and the first line of each, which says what it is for."""
+    folder = resources.files("snowmelt") / "recipes"
+    return {
+        item.name.removesuffix(".toml"): item.read_text("utf-8").splitlines()[0].lstrip("# ")
+        for item in sorted(folder.iterdir(), key=lambda item: item.name)
+        if item.name.endswith(".toml")
+    }
+
+
+def read(name: str) -> Recipe:
+    """Read a recipe from a TOML file, or one that ships with Snowmelt by its name, such as "fast"."""
+    if name in shipped():
+        text = (resources.files("snowmelt") / "recipes" / f"{name}.toml").read_text("utf-8")
+    else:
+        text = _read_file(Path(name))
+    try:
+        return from_dict(tomllib.loads(text), where=name)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(
+            f"{name}: not a TOML file ({error}); `snowmelt recipes` lists examples"
+        ) from error
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: no such recipe, neither a file nor one that ships; {nearest(str(path), shipped())}"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a recipe ({error})") from error
+
+
+def write(recipe: Recipe, path: Path) -> None:
+    """Write the complete recipe as TOML, atomically."""
+    import tomli_w
+
+    from snowmelt.files import replacing
+
+    with replacing(path) as part:
+        part.write_text(tomli_w.dumps(to_dict(recipe)), encoding="utf-8")
