@@ -41,8 +41,30 @@ MAX_CHANNELS, MAX_REACH, MAX_MULTIPLE = 1024, 4096, 1024
 OPSETS = range(13, 27)
 # Plain tensor arithmetic, whose results grow with the image and with nothing else in the file.
 OPERATORS = frozenset(
-    "Add|AveragePool|Concat|Constant|Conv|ConvTranspose|DepthToSpace|Div|Erf|Gather|Identity|LeakyRelu|"
-    "MaxPool|Mul|Pad|Relu|Resize|Sigmoid|SpaceToDepth|Split|Sub|Tanh".split("|")  # noqa: SIM905
+    {
+        "Add",
+        "AveragePool",
+        "Concat",
+        "Constant",
+        "Conv",
+        "ConvTranspose",
+        "DepthToSpace",
+        "Div",
+        "Erf",
+        "Gather",
+        "Identity",
+        "LeakyRelu",
+        "MaxPool",
+        "Mul",
+        "Pad",
+        "Relu",
+        "Resize",
+        "Sigmoid",
+        "SpaceToDepth",
+        "Split",
+        "Sub",
+        "Tanh",
+    }
 )
 # Rounding in float32, in another order of summing, differs by about 1e-6 of the largest value.
 TOLERANCE = 1e-4
@@ -362,7 +384,7 @@ def write(path: str | os.PathLike[str], network: nn.Module, header: Header) -> f
 
     Raises UserError when torch is missing, weights are not finite, or header and network disagree.
     """
-    _need_torch()
+    need_torch()
     path = Path(path)
     if not path.parent.is_dir() or path.is_dir():
         raise UserError(f"{path}: cannot be written: expected a file name in a folder that exists")
@@ -378,7 +400,8 @@ def write(path: str | os.PathLike[str], network: nn.Module, header: Header) -> f
     return difference
 
 
-def _need_torch() -> None:
+def need_torch() -> None:
+    """Raise UserError with the remedy where torch is missing."""
     try:
         import torch  # noqa: F401
     except ImportError as error:
@@ -465,28 +488,29 @@ def load_network(path: str | os.PathLike[str]) -> nn.Module:
     The network is on the CPU, in float32, in eval mode. Raises UserError as ``read`` does, and when torch is
     missing or the weights are not those of the architecture.
     """
-    _need_torch()
+    need_torch()
     model = read(path)
     try:
-        return _filled(model)
+        return assemble(model.header, model.weights)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 
-def _filled(model: ModelFile) -> nn.Module:
+def assemble(header: Header, weights: Mapping[str, NDArray[np.float32]]) -> nn.Module:
+    """The network that a header describes, in eval mode, with exactly these weights (not copied)."""
     import torch
 
-    network = _built(model.header)
-    found = {name: list(array.shape) for name, array in model.weights.items()}
+    network = _built(header)
+    found = {name: list(array.shape) for name, array in weights.items()}
     expected = {name: list(value.shape) for name, value in network.state_dict().items()}
     for name in sorted(found.keys() | expected.keys()):
         if found.get(name) != expected.get(name):
             raise UserError(
                 f"the weights {_short(name)} have shape {found.get(name, 'nothing')}; "
-                f"{model.header.architecture} expects {expected.get(name, 'nothing')}"
+                f"{header.architecture} expects {expected.get(name, 'nothing')}"
             )
-    weights = {name: torch.from_numpy(array) for name, array in model.weights.items()}
-    network.load_state_dict(weights, assign=True)
+    tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+    network.load_state_dict(tensors, assign=True)
     return network.eval()
 
 
