@@ -50,8 +50,8 @@ def open_image(
 ) -> Image:
     """Open an image of any known kind; only its header is read.
 
-    ``axes`` names the dimensions where the file is silent. ``max_pixels`` guards against files that claim to be
-    huge; None lifts it.
+    ``axes`` names the dimensions where the file is silent. ``max_pixels`` guards against files that
+    claim to be huge; None lifts it.
     """
     kind = _kind(path)
     module, name = kind.split(".")

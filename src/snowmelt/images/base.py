@@ -26,6 +26,8 @@ from snowmelt.files import replacing
 
 Array = NDArray[np.generic]
 
+MAX_PIXELS = 2**28
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -92,6 +94,26 @@ class Image:
     def write_like(self, target: Path, bands: Iterator[Array]) -> None:
         """Write a file of this one's kind, depth and metadata with other pixels; atomic."""
         raise NotImplementedError
+
+    def check_target(self, target: Path) -> None:
+        """Refuse a name that promises another kind of file than this one."""
+        suffix = target.suffix.lower()
+        if suffix not in (*self.suffixes, self.path.suffix.lower()):
+            raise UserError(
+                f"{target}: what is made from {self.path.name} is a file of its kind, and {suffix!r} is not; "
+                f"end the name in {self.suffixes[0]}"
+            )
+
+
+def check_pixels(path: Path, pixels: int, max_pixels: int | None) -> None:
+    """Refuse a picture that claims more pixels than allowed, before anything is decoded."""
+    if pixels < 1:
+        raise UserError(f"{path}: the picture is empty")
+    if max_pixels is not None and pixels > max_pixels:
+        raise UserError(
+            f"{path}: claims {pixels:,} pixels, more than the limit of {max_pixels:,} that guards against "
+            f"decompression bombs; if you trust the file, raise it: --max-pixels {pixels}"
+        )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,498 @@
+"""PNG, JPEG and WebP: new pixels in the old wrapping.
+
+A file of these kinds is a row of chunks. Writing keeps the input's chunks as they are and in their
+order, and exchanges only those that hold pixels; so colour profiles, EXIF, resolution and texts cannot
+get lost. A picture is held whole: none of these codecs takes it in bands.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snowmelt.errors import UserError
+from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, check_pixels, reading, writing
+from snowmelt.images.ifd import Reader
+
+Chunks = list[tuple[bytes, bytes]]
+Segments = list[tuple[int, bytes]]
+
+JPEG_QUALITY = 95
+WEBP_QUALITY = 95
+
+
+class RasterImage(Image):
+    """A picture that is decoded and encoded as a whole.
+
+    ``_levels`` are the values as the file holds them (palette indices, 4-bit greys); ``_shown`` turns
+    them into what a caller sees.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(
+        self, path: str | Path, *, axes: str | None = None, max_pixels: int | None = MAX_PIXELS
+    ) -> None:
+        self.path = Path(path)
+        self._decoded: Array | None = None
+        with reading(self.path, self.kind):
+            self.layout = self._header(self.path.read_bytes())
+        check_pixels(self.path, self.layout.height * self.layout.width, max_pixels)
+        known = self.layout.axes
+        if axes is not None and axes.upper() not in (known, known.replace("S", "C")):
+            raise UserError(f"{path}: a {self.kind} file has the axes {known}, not {axes}")
+
+    def read_rows(self, plane: int, start: int, stop: int) -> Array:
+        """Rows ``start:stop`` of the picture as (stop - start, W, channels)."""
+        assert plane == 0
+        return self._shown(self._levels()[start:stop])
+
+    def write_like(self, target: Path, bands: Iterator[Array]) -> None:
+        """Write the picture with other pixels; atomic."""
+        self.check_target(target)
+        pixels = self._gather(bands)
+        levels = self._levels()
+        with reading(self.path, self.kind):
+            data = self._exchanged(self.path.read_bytes(), levels, pixels)
+        with writing(target) as part:
+            part.write_bytes(data)
+
+    def _gather(self, bands: Iterator[Array]) -> Array:
+        layout = self.layout
+        whole = np.empty((layout.height, layout.width, layout.channels), layout.dtype)
+        row = 0
+        for band in bands:
+            whole[row : row + len(band)] = band
+            row += len(band)
+        assert row == layout.height
+        return whole
+
+    def _levels(self) -> Array:
+        if self._decoded is None:
+            shape = (self.layout.height, self.layout.width)
+            with reading(self.path, self.kind):
+                pixels = self._decode(self.path.read_bytes())
+                if pixels.shape[:2] != shape:
+                    raise ValueError(f"{pixels.shape[:2]} pixels where {shape} were announced")
+            self._decoded = pixels.reshape(*shape, -1)
+        return self._decoded
+
+    def _shown(self, levels: Array) -> Array:
+        return levels
+
+    def _header(self, data: bytes) -> Layout:
+        raise NotImplementedError
+
+    def _decode(self, data: bytes) -> Array:
+        raise NotImplementedError
+
+    def _exchanged(self, data: bytes, levels: Array, pixels: Array) -> bytes:
+        """The file ``data``, which holds ``levels``, with ``pixels`` in their place."""
+        raise NotImplementedError
+
+
+def _layout(
+    height: int, width: int, channels: int, dtype: str = "uint8", *, alpha: bool = False
+) -> Layout:
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    return Layout(shape, "YXS"[: len(shape)], np.dtype(dtype), alpha=alpha)
+
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6
+_PNG_CHANNELS = {GREY: 1, RGB: 3, PALETTE: 3, GREY_ALPHA: 2, RGB_ALPHA: 4}
+_PNG_DEPTHS = {GREY: (1, 2, 4, 8, 16), PALETTE: (1, 2, 4, 8)}
+
+
+class PngImage(RasterImage):
+    """PNG of every mode and depth. Written without interlacing."""
+
+    suffixes = (".png",)
+    kind = "PNG"
+
+    def _header(self, data: bytes) -> Layout:
+        chunks = _png_chunks(data)
+        found = dict(reversed(chunks))
+        if chunks[0][0] != b"IHDR" or b"IDAT" not in found:
+            raise ValueError("it has no picture")
+        if b"acTL" in found:
+            raise UserError(f"{self.path}: an animated PNG; take its frames apart first")
+        width, height, self._depth, self._colour = struct.unpack(">IIBB", found[b"IHDR"][:10])
+        if self._colour not in _PNG_CHANNELS:
+            raise ValueError(f"unknown colour type {self._colour}")
+        if self._depth not in _PNG_DEPTHS.get(self._colour, (8, 16)):
+            raise ValueError(f"{self._depth} bits do not go with colour type {self._colour}")
+        self._palette, self._key = _png_colours(self._colour, found)
+        channels = _PNG_CHANNELS[self._colour] if self._palette is None else self._palette.shape[1]
+        depth = "uint16" if self._depth == 16 else "uint8"
+        return _layout(height, width, channels, depth, alpha=channels in (2, 4))
+
+    @property
+    def _step(self) -> int:
+        """Between two neighbouring levels as shown: 255 for 1-bit grey, 1 from 8 bits on."""
+        return 255 // (2**self._depth - 1) if self._depth < 8 else 1
+
+    def _decode(self, data: bytes) -> Array:
+        import imagecodecs
+
+        # Pillow cuts 16-bit colour to 8 bits, and libpng applies palette and transparency. So the decoder
+        # sees nothing but pixels, and palette indices as if they were greys.
+        chunks = [
+            (name, body) for name, body in _png_chunks(data) if name in (b"IHDR", b"IDAT", b"IEND")
+        ]
+        colour = GREY if self._colour == PALETTE else self._colour
+        header = chunks[0][1]
+        chunks[0] = (b"IHDR", header[:9] + bytes([colour]) + header[10:])
+        pixels = imagecodecs.png_decode(_png(chunks)) // self._step
+        if self._palette is not None and pixels.max() >= len(self._palette):
+            raise ValueError(f"colour {pixels.max()} of a palette of {len(self._palette)}")
+        return np.asarray(pixels)
+
+    def _shown(self, levels: Array) -> Array:
+        if self._palette is not None:
+            return self._palette[levels[..., 0].astype(np.intp)]
+        return levels * np.asarray(self._step, levels.dtype) if self._step > 1 else levels
+
+    def _exchanged(self, data: bytes, levels: Array, pixels: Array) -> bytes:
+        pixels = self._to_levels(levels, pixels)
+        new = [(b"IDAT", body) for body in self._compressed(pixels)]
+        chunks: Chunks = []
+        for name, body in _png_chunks(data):
+            if name == b"IHDR":
+                body = body[:12] + b"\0"
+            if name != b"IDAT":
+                chunks.append((name, body))
+            elif new:
+                chunks += new
+                new = []
+        return _png(chunks)
+
+    def _to_levels(self, levels: Array, pixels: Array) -> Array:
+        if self._palette is not None:
+            return _indices(self._palette, levels, pixels)
+        if self._step > 1:
+            pixels = ((pixels.astype(np.uint16) + self._step // 2) // self._step).astype(np.uint8)
+        return pixels if self._key is None else _keep_key(self._key, levels, pixels)
+
+    def _compressed(self, levels: Array) -> Iterator[bytes]:
+        import imagecodecs
+
+        if self._depth < 8 or self._colour == PALETTE:
+            rows = np.unpackbits(levels.astype(np.uint8), axis=-1)[..., 8 - self._depth :]
+            packed = np.packbits(rows.reshape(len(levels), -1), axis=-1)
+            yield zlib.compress(np.insert(packed, 0, 0, axis=-1).tobytes())  # 0: no filter
+        else:
+            encoded = imagecodecs.png_encode(np.ascontiguousarray(levels))
+            yield from (body for name, body in _png_chunks(bytes(encoded)) if name == b"IDAT")
+
+
+def _png_chunks(data: bytes) -> Chunks:
+    chunks: Chunks = []
+    place = len(PNG_SIGNATURE)
+    while not chunks or chunks[-1][0] != b"IEND":
+        if len(data) < place + 12:
+            raise ValueError("it is cut off")
+        size, name = struct.unpack_from(">I4s", data, place)
+        body = data[place + 8 : place + 8 + size]
+        if data[place + 8 + size : place + 12 + size] != _checksum(name, body):
+            raise ValueError(f"it is cut off or its chunk {name!r} is damaged")
+        chunks.append((name, body))
+        place += 12 + size
+    return chunks
+
+
+def _png(chunks: Chunks) -> bytes:
+    parts = (
+        (struct.pack(">I", len(body)), name, body, _checksum(name, body)) for name, body in chunks
+    )
+    return b"".join([PNG_SIGNATURE, *itertools.chain.from_iterable(parts)])
+
+
+def _checksum(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))
+
+
+def _png_colours(
+    colour: int, found: dict[bytes, bytes]
+) -> tuple[NDArray[np.uint8] | None, NDArray[np.uint16] | None]:
+    """The palette (N, 3 or 4) of an indexed picture; of others the one colour that is transparent."""
+    clear = found.get(b"tRNS")
+    if colour != PALETTE:
+        usable = clear is not None and len(clear) == 2 * _PNG_CHANNELS[colour]
+        return None, np.frombuffer(clear or b"", ">u2").astype(np.uint16) if usable else None
+    palette = np.frombuffer(found.get(b"PLTE", b""), np.uint8).reshape(-1, 3)
+    if not 0 < len(palette) <= 256:
+        raise ValueError(f"a palette of {len(palette)} colours")
+    if clear is None:
+        return palette, None
+    opacity = np.full(len(palette), 255, np.uint8)
+    opacity[: len(clear)] = np.frombuffer(clear, np.uint8)[: len(palette)]
+    return np.column_stack([palette, opacity]), None
+
+
+def _indices(palette: NDArray[np.uint8], levels: Array, pixels: Array) -> Array:
+    """Palette indices: the old one where the colour is unchanged, else the nearest colour of its opacity."""
+    from scipy.spatial import KDTree
+
+    indices = levels.copy()
+    old = palette[levels[..., 0].astype(np.intp)]
+    changed = np.any(old != pixels, axis=-1)
+    opacity = palette[:, 3] if palette.shape[1] == 4 else np.full(len(palette), 255, np.uint8)
+    was = opacity[levels[..., 0].astype(np.intp)]
+    for value in np.unique(was[changed]):
+        allowed = np.flatnonzero(opacity == value)
+        wanted = changed & (was == value)
+        colours, back = np.unique(pixels[wanted][:, :3], axis=0, return_inverse=True)
+        nearest = KDTree(palette[allowed, :3].astype(float)).query(colours.astype(float))[1]
+        indices[wanted, 0] = allowed[nearest][back.reshape(-1)]
+    return indices
+
+
+def _keep_key(key: NDArray[np.uint16], levels: Array, pixels: Array) -> Array:
+    """One colour is transparent (tRNS): the same pixels have it afterwards, and no other."""
+    clear = np.all(levels == key, axis=-1)
+    kept = np.where(clear[..., None], levels, pixels)
+    kept[np.all(kept == key, axis=-1) & ~clear, 0] ^= 1
+    return kept
+
+
+_EOI, _SOS, _APP0, _APP2, _APP14, _COM = 0xD9, 0xDA, 0xE0, 0xE2, 0xEE, 0xFE
+_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_METADATA = {*range(_APP0, 0xF0), _COM}
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+
+
+class JpegImage(RasterImage):
+    """JPEG: grey, colour or CMYK, 8 bits.
+
+    Written at quality 95 with full colour resolution (4:4:4). Pixels that nobody changed are not encoded
+    again: the file is copied.
+    """
+
+    suffixes = (".jpg", ".jpeg", ".jpe", ".jfif")
+    kind = "JPEG"
+
+    def _header(self, data: bytes) -> Layout:
+        frames = [body for marker, body in _segments(data)[0] if marker in _FRAMES]
+        if not frames:
+            raise ValueError("it has no picture")
+        depth, height, width, channels = struct.unpack_from(">BHHB", frames[0])
+        if depth != 8:
+            raise UserError(f"{self.path}: a JPEG of {depth} bits; only 8 bits can be read")
+        if channels not in (1, 3, 4):
+            raise ValueError(f"a JPEG of {channels} components")
+        return _layout(height, width, channels)
+
+    def _decode(self, data: bytes) -> Array:
+        from PIL import JpegImagePlugin
+
+        # The class itself, not PIL.Image.open: the limit of pixels is ours, not Pillow's global one.
+        with JpegImagePlugin.JpegImageFile(io.BytesIO(data)) as image:
+            return np.asarray(image)
+
+    def _exchanged(self, data: bytes, levels: Array, pixels: Array) -> bytes:
+        if np.array_equal(levels, pixels):
+            return data
+        segments, end = _segments(data)
+        progressive = any(marker == 0xC2 for marker, _ in segments)
+        encoded = _jpeg(pixels, progressive=progressive)
+        made, scan = _segments(encoded, until_scan=True)
+        kept = [part for part in segments if part[0] in _METADATA and part[0] != _APP14]
+        kept += [part for part in made if part[0] == _APP14 or part[0] not in _METADATA]
+        picture = encoded[scan:]
+        return _joined(_relinked(kept, data, end, len(picture))) + picture + data[end:]
+
+
+def _segments(data: bytes, *, until_scan: bool = False) -> tuple[Segments, int]:
+    """Markers with their content, and where the picture ends (or where its first scan begins)."""
+    found: Segments = []
+    place = 2
+    while match := _MARKER.search(data, place):
+        place, marker = match.start(), match.group()[1]
+        if marker == _EOI:
+            return found, place + 2
+        if marker == _SOS and until_scan:
+            return found, place
+        size = int.from_bytes(data[place + 2 : place + 4], "big")
+        if size < 2 or place + 2 + size > len(data):
+            break
+        found.append((marker, data[place + 4 : place + 2 + size]))
+        place += 2 + size
+    return found, len(data)
+
+
+def _joined(segments: Segments) -> bytes:
+    packed = (struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in segments)
+    return b"\xff\xd8" + b"".join(packed)
+
+
+def _relinked(segments: Segments, data: bytes, end: int, picture: int) -> Segments:
+    """Correct the index of further pictures (gain map, stereo pair), which follow the first one as they are.
+
+    The index (Multi-Picture Format, CIPA DC-007) counts from its own place in the file.
+    """
+    moved, place = [], 2
+    whole = len(_joined(segments)) + picture
+    for marker, body in segments:
+        if marker == _APP2 and body.startswith(b"MPF\0"):
+            shift = (whole - place - 4) - (end - data.index(body))
+            body = _shifted(body, shift, whole)
+        moved.append((marker, body))
+        place += 4 + len(body)
+    return moved
+
+
+def _shifted(body: bytes, shift: int, size: int) -> bytes:
+    index = Reader(io.BytesIO(body[4:]))
+    for tag in itertools.chain.from_iterable(index.chain()):
+        if tag.code == 0xB002:
+            # Each entry: attributes, size, place, dependants. Place 0 is the first picture.
+            entries = np.frombuffer(tag.raw, index.format.order + "u4").reshape(-1, 4).copy()
+            entries[0, 1] = size
+            entries[entries[:, 2] > 0, 2] += np.array(shift).astype(np.uint32)
+            return body.replace(tag.raw, entries.tobytes())
+    return body
+
+
+def _jpeg(pixels: Array, *, progressive: bool = False) -> bytes:
+    image = _pillow(pixels, {1: "L", 3: "RGB", 4: "CMYK"}[pixels.shape[2]])
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4", progressive=progressive)
+    return buffer.getvalue()
+
+
+def _pillow(pixels: Array, mode: str) -> Any:
+    from PIL import Image as Pillow
+
+    height, width = pixels.shape[:2]
+    return Pillow.frombytes(mode, (width, height), np.ascontiguousarray(pixels).tobytes())
+
+
+_PICTURE = (b"VP8 ", b"VP8L", b"ALPH")
+_ANIMATED = 0x02
+_OPACITY = 0x10
+
+
+class WebpImage(RasterImage):
+    """WebP, RGB or RGBA.
+
+    A lossless file stays lossless; a lossy one is written at quality 95, its opacity without loss.
+    Pixels that nobody changed are not encoded again: the file is copied.
+    """
+
+    suffixes = (".webp",)
+    kind = "WebP"
+
+    def _header(self, data: bytes) -> Layout:
+        chunks = _webp_chunks(data)
+        found = dict(reversed(chunks))
+        if b"ANIM" in found or b"ANMF" in found:
+            raise UserError(f"{self.path}: an animated WebP; take its frames apart first")
+        self._lossless = b"VP8L" in found
+        width, height, opacity = _webp_size(found)
+        return _layout(height, width, 4 if opacity else 3, alpha=opacity)
+
+    def _decode(self, data: bytes) -> Array:
+        import imagecodecs
+
+        return np.asarray(imagecodecs.webp_decode(data, hasalpha=self.layout.alpha))
+
+    def _exchanged(self, data: bytes, levels: Array, pixels: Array) -> bytes:
+        if np.array_equal(levels, pixels):
+            return data
+        encoded = _webp(pixels, lossless=self._lossless, opacity=self.layout.alpha)
+        new = [part for part in _webp_chunks(encoded) if part[0] in _PICTURE]
+        chunks: Chunks = []
+        for name, body in _webp_chunks(data):
+            if name not in _PICTURE:
+                chunks.append((name, body))
+            elif new:
+                chunks += new
+                new = []
+        return _riff(chunks)
+
+
+def _webp_chunks(data: bytes) -> Chunks:
+    end = 8 + int.from_bytes(data[4:8], "little")
+    if len(data) < end:
+        raise ValueError("it is cut off")
+    chunks: Chunks = []
+    place = 12
+    while place + 8 <= end:
+        size = int.from_bytes(data[place + 4 : place + 8], "little")
+        if place + 8 + size > end:
+            raise ValueError("it is cut off")
+        chunks.append((data[place : place + 4], data[place + 8 : place + 8 + size]))
+        place += 8 + size + size % 2
+    return chunks
+
+
+def _riff(chunks: Chunks) -> bytes:
+    parts = (
+        name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
+        for name, body in chunks
+    )
+    content = b"WEBP" + b"".join(parts)
+    return b"RIFF" + struct.pack("<I", len(content)) + content
+
+
+def _webp_size(found: dict[bytes, bytes]) -> tuple[int, int, bool]:
+    """Width, height and whether there is opacity, from the first chunk that says so."""
+    if extended := found.get(b"VP8X"):
+        width, height = (int.from_bytes(extended[at : at + 3], "little") for at in (4, 7))
+        return width + 1, height + 1, bool(extended[0] & _OPACITY)
+    if lossless := found.get(b"VP8L"):
+        bits = int.from_bytes(lossless[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, bool(bits >> 28 & 1)
+    if lossy := found.get(b"VP8 "):
+        width, height = struct.unpack_from("<HH", lossy, 6)
+        return width & 0x3FFF, height & 0x3FFF, False
+    raise ValueError("it has no picture")
+
+
+def _webp(pixels: Array, *, lossless: bool, opacity: bool) -> bytes:
+    buffer = io.BytesIO()
+    image = _pillow(pixels, "RGBA" if opacity else "RGB")
+    image.save(buffer, "WEBP", quality=WEBP_QUALITY, lossless=lossless, exact=True)
+    encoded = buffer.getvalue()
+    if not (lossless and opacity):
+        return encoded
+    # libwebp forgets opacity that is full everywhere; the mark in the header keeps the file RGBA.
+    chunks = [
+        (name, body[:4] + bytes([body[4] | _OPACITY]) + body[5:] if name == b"VP8L" else body)
+        for name, body in _webp_chunks(encoded)
+    ]
+    return _riff(chunks)
+
+
+def create(path: Path, pixels: Array) -> bytes:
+    """The content of a new PNG, JPEG or WebP file with (H, W, channels) pixels; the suffix decides."""
+    suffix = path.suffix.lower()
+    channels, depth = _ALLOWED[suffix]
+    if pixels.shape[2] not in channels or pixels.dtype not in depth:
+        raise UserError(
+            f"{path}: {suffix} holds {' or '.join(depth)} with {' or '.join(map(str, channels))} "
+            f"channels, not {pixels.dtype} with {pixels.shape[2]}; .tif and .npy hold everything"
+        )
+    if suffix == ".png":
+        import imagecodecs
+
+        return bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels)))
+    if suffix == ".webp":
+        return _webp(pixels, lossless=True, opacity=pixels.shape[2] == 4)
+    return _jpeg(pixels)
+
+
+_ALLOWED = {
+    ".png": ((1, 2, 3, 4), ("uint8", "uint16")),
+    ".webp": ((3, 4), ("uint8",)),
+} | dict.fromkeys(JpegImage.suffixes, ((1, 3), ("uint8",)))
