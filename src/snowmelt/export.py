@@ -3,7 +3,8 @@
 torch's own exporter does the same in 4 s with onnx and onnxscript installed, log lines and warnings; this
 takes milliseconds and keeps the initializers exactly the network's state, under its names. A network that
 uses an operation which is not listed here is refused by name; to allow it, add its line to ``FUNCTIONS`` or
-``MODULES`` (what is written is run and compared with torch before it is kept) and to ``OPERATORS``.
+``MODULES`` (what is written is run and compared with torch before it is kept) and a rule to ``footprint``
+for operators that have none.
 """
 
 from __future__ import annotations

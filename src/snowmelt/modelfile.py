@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snowmelt import __version__, onnxfile
+from snowmelt import __version__, footprint, onnxfile
 from snowmelt.errors import UserError, nearest
 from snowmelt.files import replacing
 
@@ -37,35 +37,8 @@ INPUTS = ("image", "noise_level")
 OUTPUT = "denoised"
 MAX_BYTES = 2**31 - 1  # Protobuf's own limit.
 MAX_HEADER_CHARACTERS = 1_000_000
-MAX_CHANNELS, MAX_REACH, MAX_MULTIPLE = 1024, 4096, 1024
+MAX_CHANNELS, MAX_REACH, MAX_MULTIPLE = 1024, 4096, 256
 OPSETS = range(13, 27)
-# Plain tensor arithmetic, whose results grow with the image and with nothing else in the file.
-OPERATORS = frozenset(
-    {
-        "Add",
-        "AveragePool",
-        "Concat",
-        "Constant",
-        "Conv",
-        "ConvTranspose",
-        "DepthToSpace",
-        "Div",
-        "Erf",
-        "Gather",
-        "Identity",
-        "LeakyRelu",
-        "MaxPool",
-        "Mul",
-        "Pad",
-        "Relu",
-        "Resize",
-        "Sigmoid",
-        "SpaceToDepth",
-        "Split",
-        "Sub",
-        "Tanh",
-    }
-)
 # Rounding in float32, in another order of summing, differs by about 1e-6 of the largest value.
 TOLERANCE = 1e-4
 
@@ -304,6 +277,8 @@ def _checked(path: Path, data: bytes) -> ModelFile:
     _check_operators(model)
     _check_interface(model, header)
     _check_weights(model)
+    channels = {"image": header.channels, "noise_level": 1, OUTPUT: header.channels}
+    footprint.check(model, channels, header.reach, header.multiple)
     return ModelFile(path, header, model.initializers, data, hashlib.sha256(data).hexdigest())
 
 
@@ -317,11 +292,11 @@ def _check_operators(model: onnxfile.Model) -> None:
     if not model.opsets:
         raise UserError("damaged: it does not say which operator set it uses")
     for node in model.nodes:
-        if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
+        if node.domain not in ("", "ai.onnx") or node.op_type not in footprint.RULES:
             name = f"{node.domain}.{node.op_type}".lstrip(".")
             raise UserError(
                 f"it uses the operator {_short(name)}; a denoiser may use plain tensor arithmetic "
-                f"only: {', '.join(sorted(OPERATORS))}"
+                f"only: {', '.join(sorted(footprint.RULES))}"
             )
 
 
@@ -359,6 +334,55 @@ def _check_weights(model: onnxfile.Model) -> None:
         bad = array.size - int(np.isfinite(array).sum())
         if bad:
             raise UserError(f"{bad} of {array.size} numbers of the weights {name!r} are not finite")
+
+
+def inspect_text(path: str | os.PathLike[str]) -> str:
+    """What a model file says, for people: one line a fact, control characters made visible."""
+    model = read(path)
+    lines = [f"{key:<14}{_plain(value)}".rstrip() for key, value in _facts(model)]
+    return "\n".join([_plain(str(path)), *lines])
+
+
+def _facts(model: ModelFile) -> list[tuple[str, str]]:
+    header = model.header
+    parameters = sum(array.size for array in model.weights.values())
+    low, high = header.value_range or (0, 1)
+    return [
+        ("name", header.name or "-"),
+        ("architecture", header.architecture),
+        *_rows("config", [header.config]),
+        ("parameters", f"{parameters:,}"),
+        ("channels", str(header.channels)),
+        ("reach", f"{header.reach} pixels"),
+        ("multiple", str(header.multiple)),
+        ("value range", f"{low:g} to {high:g} for float images; integers span their type"),
+        ("inputs", ", ".join(header.inputs)),
+        ("trained for", header.noise or "not stated"),
+        *_rows("trained on", header.data),
+        *_rows("recipe", [header.recipe] if header.recipe else []),
+        *_rows("scores", header.scores),
+        ("licence", header.licence or "not stated"),
+        ("created with", header.created_with),
+        ("sha256", model.sha256),
+    ]
+
+
+def _rows(key: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """One line a row, the key before the first: ``metric psnr, value 31.2, protocol ...``."""
+    lines = [", ".join(f"{name} {_value(row[name])}" for name in row) for row in rows]
+    lines = lines or ["not stated"]
+    return [(key, lines[0])] + [("", line) for line in lines[1:]]
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _plain(text: str) -> str:
+    """A stranger's text must not steer the terminal."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def make_header(network: nn.Module, **fields: Any) -> Header:

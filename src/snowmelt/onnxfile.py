@@ -147,6 +147,7 @@ class Node:
     domain: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    attributes: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -368,15 +369,33 @@ def _pairs(entries: list[Message], key: str, value: str, what: str) -> dict[str,
 
 
 def _node(node: Message) -> Node:
+    attributes = {}
     for attribute in node.get("attribute", []):
-        if "t" in attribute:
-            _array(attribute["t"])
+        name = attribute.get("name", "")
+        if name in attributes:
+            raise UserError(f"damaged: the attribute {name!r} is there twice")
+        attributes[name] = _attribute(attribute)
     return Node(
         op_type=node.get("op_type", ""),
         domain=node.get("domain", ""),
         inputs=tuple(node.get("input", [])),
         outputs=tuple(node.get("output", [])),
+        attributes=attributes,
     )
+
+
+def _attribute(attribute: Message) -> Any:
+    """Its value: a number, text, an array or a list, as its type says."""
+    kind, name = attribute.get("type", 0), attribute.get("name", "")
+    key = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints"}.get(kind, "")
+    if attribute.keys() - {"name", "type", "doc_string"} != {key}:
+        raise UserError(f"damaged: the attribute {name!r} is not what its type {kind} says")
+    value = attribute[key]
+    if key == "s":
+        return _text(value, name)
+    if key == "floats":
+        return np.frombuffer(b"".join(value), "<f4").tolist()
+    return _array(value) if key == "t" else value
 
 
 def _value(value: Message) -> Value:
@@ -429,7 +448,9 @@ def _check_order(model: Model) -> None:
     """Every name is made once, and before it is used."""
     known = {""}  # An empty name stands for an optional input that is left out.
     made = [value.name for value in model.inputs] + list(model.initializers)
-    for node in [Node("graph", "", (), tuple(made)), *model.nodes]:
+    if not all(node.outputs for node in model.nodes):
+        raise UserError("damaged: an operator makes nothing")
+    for node in [Node("graph", "", (), tuple(made), {}), *model.nodes]:
         for name in node.inputs:
             if name not in known:
                 raise UserError(f"damaged: {node.op_type} uses {name!r}, which nothing makes")
