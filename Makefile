@@ -28,5 +28,17 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev -e ".[train,dicom]"
 	touch $@
 
+# The peers live in an environment of their own: nothing of them is in the project's dependencies.
+bench: $(VENV)/.ready .venv-keras/.ready
+	$(BIN)/python benchmarks/training.py --keras .venv-keras/bin/python $(if $(FULL),--full)
+
+.venv-keras/.ready:
+	$(PYTHON) -m venv .venv-keras
+	.venv-keras/bin/python -m pip install --quiet tensorflow-cpu h5py
+	touch $@
+
+fuzz: $(VENV)/.ready
+	SNOWMELT_FUZZ=20000 $(BIN)/pytest -n 2 -k fuzz
+
 clean:
 	rm -rf $(VENV) .venv-keras build dist .mypy_cache .pytest_cache .ruff_cache

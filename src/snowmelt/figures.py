@@ -16,9 +16,8 @@ from snowmelt.photos import NoisyPhoto
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CELL = 2.6  # inches a picture
-DPI = 110
-CAPTION = 0.34  # inches for the line above a picture
+DPI = 100
+CELL, GAP, CAPTION, TITLE = 256, 12, 28, 44  # pixels; a picture of 128 x 128 is doubled exactly
 
 
 def draw_epoch(
@@ -57,6 +56,7 @@ def draw_photos(path: Path, photos: Sequence[NoisyPhoto]) -> None:
 def draw_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Training loss (logarithmic) and held-out PSNR over the epochs."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(9, 3.4), dpi=DPI, layout="constrained")
     epochs = [row["epoch"] for row in rows]
@@ -68,23 +68,29 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     right.set(title="held-out PSNR, dB", xlabel="epoch")
     for axes in (left, right):
         axes.grid(alpha=0.3, which="both")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _save(figure, path)
 
 
 def _draw_grid(
     path: Path, title: str, rows: Sequence[Sequence[tuple[NDArray[np.float32], str]]]
 ) -> None:
+    """Pictures in rows, each in a square cell placed to the pixel, on a grey page that shows their edges."""
     from matplotlib.figure import Figure
 
     columns = len(rows[0])
-    size = (columns * CELL, len(rows) * (CELL + CAPTION) + 2 * CAPTION)
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    figure.suptitle(title)
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    for cells, row in zip(grid, rows, strict=True):
-        for axes, (picture, caption) in zip(cells, row, strict=True):
+    width = GAP + columns * (CELL + GAP)
+    height = TITLE + len(rows) * (CAPTION + CELL) + GAP
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="#e8e8e8")
+    figure.text(0.5, 1 - TITLE / 2 / height, title, fontsize=14, ha="center", va="center")
+    for i, row in enumerate(rows):
+        for j, (picture, caption) in enumerate(row):
+            left = GAP + j * (CELL + GAP)
+            bottom = height - TITLE - (i + 1) * (CAPTION + CELL)
+            place = (left / width, bottom / height, CELL / width, CELL / height)
+            axes = figure.add_axes(place)
             axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axes.set_title(_shorten(caption), fontsize=9)
+            axes.set_title(_shorten(caption), fontsize=9, pad=5)
             axes.set_axis_off()
     _save(figure, path)
 

@@ -5,7 +5,8 @@ run that was stopped ends with the same weights, bit for bit, as one that was no
 threads).
 
 A run folder holds `recipe.toml`, `log.jsonl` (a row an epoch), `model.onnx`, `last.ckpt` (the resumable
-state, private to this module), `curves.png`, `pair.png`, `photos.png` and `epoch-NNN.png`. Each file appears whole or not at all.
+state, private to this module), `curves.png`, `pair.png`, `photos.png` and `epoch-NNN.png`. Each file
+appears whole or not at all.
 
 Shapes: B batch, H height, W width; pictures are (B, 1, H, W) float32 in [0, 1].
 """
@@ -93,18 +94,11 @@ def train(recipe: Recipe, folder: Path, *, quiet: bool = False, force: bool = Fa
             f"{folder} holds a run already; go on with it by --resume, choose another folder, or "
             "replace it with --force"
         )
-    photos = noisy_photos(recipe)
-    network = build_network(recipe)
-    dataset = prepare_data(recipe, folder, quiet=quiet)
-    recipe = dataclasses.replace(
-        recipe, data=dataclasses.replace(recipe.data, sha256=dataset.sha256)
-    )
-    folder.mkdir(parents=True, exist_ok=True)
+    run = Run.prepare(recipe, folder, quiet=quiet)
     for old in [*folder.glob("*.png"), *(folder / name for name in ("last.ckpt", "model.onnx"))]:
         old.unlink(missing_ok=True)
-    recipes.write(recipe, folder / "recipe.toml")
-    state = State(network, make_optimizer(network, recipe.optimizer))
-    return Run(recipe, folder, dataset, photos, state, quiet).go()
+    recipes.write(run.recipe, folder / "recipe.toml")
+    return run.go()
 
 
 def resume(folder: Path, *, quiet: bool = False) -> bool:
@@ -115,13 +109,9 @@ def resume(folder: Path, *, quiet: bool = False) -> bool:
     """
     if not holds_run(folder):
         raise UserError(f"{folder}: no last.ckpt there, so there is no run to resume")
-    recipe = recipes.read(str(folder / "recipe.toml"))
-    dataset = prepare_data(recipe, folder, quiet=quiet)
-    network = build_network(recipe)
-    state = State(network, make_optimizer(network, recipe.optimizer))
-    restore(state, folder / "last.ckpt", recipe)
-    photos = noisy_photos(recipe)
-    return Run(recipe, folder, dataset, photos, state, quiet).go()
+    run = Run.prepare(recipes.read(str(folder / "recipe.toml")), folder, quiet=quiet)
+    restore(run.state, folder / "last.ckpt", run.recipe)
+    return run.go()
 
 
 def holds_run(folder: Path) -> bool:
@@ -167,7 +157,8 @@ def build_network(recipe: Recipe) -> RecipeCNN:
         network = modelfile.load_network(Path(recipe.network.start))
         if not isinstance(network, RecipeCNN) or network.config["channels"] != 1:
             raise UserError(
-                f"{recipe.network.start}: expected a {RecipeCNN.architecture} of one channel, as the pairs have"
+                f"{recipe.network.start}: expected a {RecipeCNN.architecture} of one channel, as the "
+                "pairs have"
             )
     else:
         with torch.random.fork_rng():
@@ -213,14 +204,16 @@ def batch_of(pairs: Stack, recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
     epoch, position = divmod(step, math.ceil(len(pairs) / training.batch))
     order = np.random.default_rng((training.seed, 0, epoch)).permutation(len(pairs))
     chosen = torch.from_numpy(order[position * training.batch :][: training.batch])
-    noisy, clean = pairs.noisy[chosen], pairs.clean[chosen]
-    side = min(training.patch or 1 << 31, *noisy.shape[2:])
-    if training.patch == 0 or noisy.shape[2:] == (side, side):
-        return noisy, clean
+    if training.patch == 0:
+        return pairs.noisy[chosen], pairs.clean[chosen]
     rng = np.random.default_rng((training.seed, 1, step))
-    top, left = (int(rng.integers(0, length - side + 1)) for length in noisy.shape[2:])
-    window = (..., slice(top, top + side), slice(left, left + side))
-    return noisy[window], clean[window]
+    sides = [min(training.patch, length) for length in pairs.noisy.shape[2:]]
+    starts = [
+        int(rng.integers(0, length - side + 1))
+        for length, side in zip(pairs.noisy.shape[2:], sides, strict=True)
+    ]
+    window = (..., *(slice(start, start + side) for start, side in zip(starts, sides, strict=True)))
+    return pairs.noisy[window][chosen], pairs.clean[window][chosen]
 
 
 class Run:
@@ -243,6 +236,17 @@ class Run:
         self.bf16 = use_bf16(recipe.training.precision)
         self.steps_per_epoch = math.ceil(len(self.pairs) / recipe.training.batch)
         self.steps = self.steps_per_epoch * recipe.training.epochs
+
+    @classmethod
+    def prepare(cls, recipe: Recipe, folder: Path, *, quiet: bool) -> Run:
+        """Read the photos and the data, build the network; the recipe gets the data's hash."""
+        photos = noisy_photos(recipe)
+        network = build_network(recipe)
+        dataset = prepare_data(recipe, folder, quiet=quiet)
+        data = dataclasses.replace(recipe.data, sha256=dataset.sha256)
+        state = State(network, make_optimizer(network, recipe.optimizer))
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(dataclasses.replace(recipe, data=data), folder, dataset, photos, state, quiet)
 
     def go(self) -> bool:
         """Run to the end, or to Ctrl-C; returns whether it came to the end."""

@@ -1,0 +1,141 @@
+"""The flags that `demo` and `train` share: the recipe's keys, the run folder, and what is said at the end."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tomllib
+import typing
+from pathlib import Path
+from typing import Any
+
+from snowmelt.commands import DONE, INTERRUPTED
+from snowmelt.errors import UserError
+from snowmelt.recipe import Recipe, from_dict
+
+# flag -> key of the recipe, what it means; the type is that of the key
+RECIPE_FLAGS = {
+    "--data": (
+        "data.source",
+        "'shapes', or path or URL of an HDF5 file with train_ns, train_gt, test_ns, test_gt",
+    ),
+    "--sha256": ("data.sha256", "SHA-256 that the data file must have"),
+    "--widths": ("network.widths", "channels of each hidden layer"),
+    "--kernel-size": ("network.kernel_size", "side of the kernels, odd"),
+    "--activation": ("network.activation", "relu, sigmoid or linear"),
+    "--from": ("network.start", "model file to go on from"),
+    "--optimizer": ("optimizer.name", "adam, adamw or sgd"),
+    "--lr": ("optimizer.lr", "learning rate"),
+    "--schedule": ("optimizer.schedule", "constant or one-cycle"),
+    "--warmup": ("optimizer.warmup", "part of all steps over which the rate rises"),
+    "--epochs": ("training.epochs", "passes over the training pictures"),
+    "--batch": ("training.batch", "pictures in a step"),
+    "--patch": ("training.patch", "side in pixels of the squares cut from them; 0: whole"),
+    "--loss": ("training.loss", "mse or l1"),
+    "--precision": ("training.precision", "auto, bf16 or f32"),
+    "--seed": ("training.seed", "of the first weights and of the order of the pictures"),
+    "--every": ("pictures.every", "epochs between pictures"),
+    "--photos": ("pictures.photos", "your own photos, to be noised and denoised along the way"),
+    "--photo-variance": (
+        "pictures.noise_variance",
+        "of the noise put on them, in units of [0, 1]; clipped",
+    ),
+}
+
+
+def add_recipe(command: argparse.ArgumentParser) -> None:
+    """A flag for each key that is often changed, and --set for all."""
+    group = command.add_argument_group("recipe", "each of these replaces a key of the recipe")
+    for flag, (key, meaning) in RECIPE_FLAGS.items():
+        kind = _kind(key)
+        several = typing.get_origin(kind) is tuple
+        group.add_argument(
+            flag,
+            dest=key,
+            type=typing.get_args(kind)[0] if several else kind,
+            nargs="+" if several else None,
+            metavar=key.partition(".")[2].upper(),
+            help=meaning,
+        )
+    group.add_argument(
+        "--set", dest="sets", action="append", default=[], metavar="TABLE.KEY=VALUE",
+        help="any key of the recipe, such as optimizer.lr=1e-3",
+    )  # fmt: skip
+
+
+def gives_recipe(options: argparse.Namespace) -> bool:
+    """Whether any key of the recipe is given."""
+    keys = [key for key, _ in RECIPE_FLAGS.values()]
+    return bool(options.sets) or any(vars(options)[key] is not None for key in keys)
+
+
+def _kind(key: str) -> Any:
+    """Type of a recipe's key such as "training.epochs"."""
+    table, _, name = key.partition(".")
+    return typing.get_type_hints(typing.get_type_hints(Recipe)[table])[name]
+
+
+def add_output(command: argparse.ArgumentParser, default: str | None) -> None:
+    """Where the run goes."""
+    where = default or "runs/ and the recipe's name"
+    command.add_argument(
+        "-o", "--output", type=Path, default=default and Path(default), metavar="FOLDER",
+        help=f"run folder (default: {where})",
+    )  # fmt: skip
+    command.add_argument("--force", action="store_true", help="replace a run that is there")
+    command.add_argument("--quiet", action="store_true", help="print results only")
+
+
+def read_recipe(options: argparse.Namespace, base: Recipe) -> Recipe:
+    """The recipe with what the command line says of it."""
+    given = vars(options)
+    values = {key: given[key] for key, _ in RECIPE_FLAGS.values() if given[key] is not None}
+    for text in options.sets:
+        key, equals, value = text.partition("=")
+        if not equals or "." not in key:
+            raise UserError(f"--set {text}: expected TABLE.KEY=VALUE, such as optimizer.lr=1e-3")
+        values[key.strip()] = _toml_value(value)
+    tables: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        table, _, name = key.partition(".")
+        tables.setdefault(table, {})[name] = value
+    return _absolute(from_dict(tables, base=base, where="command line"))
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()  # a bare word, which TOML would want in quotes
+
+
+def _absolute(recipe: Recipe) -> Recipe:
+    """Make paths absolute, so that the recipe in the run folder works from anywhere."""
+    source, start = recipe.data.source, recipe.network.start
+    if source != "shapes" and "://" not in source:
+        source = str(Path(source).resolve())
+    photos = tuple(str(Path(photo).resolve()) for photo in recipe.pictures.photos)
+    return dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(recipe.data, source=source),
+        network=dataclasses.replace(recipe.network, start=start and str(Path(start).resolve())),
+        pictures=dataclasses.replace(recipe.pictures, photos=photos),
+    )
+
+
+def conclude(folder: Path, finished: bool) -> int:
+    """Hold the finished run against the classical filters and say where everything is."""
+    if not finished:
+        print(
+            f"stopped; `snowmelt train --resume -o {folder}` goes on. {folder / 'model.onnx'} is usable"
+        )
+        return INTERRUPTED
+    from snowmelt import evaluation
+
+    scores = evaluation.judge(folder)
+    print(evaluation.table(scores))
+    print(evaluation.verdict(scores, evaluation.NETWORK))
+    print(
+        f"{folder}: model.onnx, pictures (epoch-*.png), curves.png, log.jsonl, scores.json, recipe.toml"
+    )
+    return DONE
