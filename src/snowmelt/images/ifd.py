@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +61,7 @@ Directory = tuple[Tag, ...]
 class Format:
     """Byte order (``<`` or ``>``) and whether offsets have 8 bytes (BigTIFF)."""
 
-    order: str
+    order: Literal["<", ">"]
     big: bool
 
     @property
@@ -88,14 +88,16 @@ class Format:
         if tag.type not in _INTEGERS:
             raise ValueError(f"tag {tag.code} should hold whole numbers, not TIFF type {tag.type}")
         values = np.frombuffer(tag.raw, self.order + _INTEGERS[tag.type])
-        if not values.size or (values.dtype.itemsize == 8 and np.any(values > 2**62)):
+        numbers = values.astype(np.int64)
+        if not numbers.size or np.any((numbers < 0) | (numbers >= 2**62)):
             raise ValueError(f"tag {tag.code} holds no usable numbers")
-        return values.astype(np.int64)
+        return numbers
 
-    def tag(self, code: int, values: Sequence[int] | NDArray[np.int64]) -> Tag:
-        """A tag of whole numbers, in the smallest type that holds them."""
-        top = max(values)
-        kind = SHORT if top < 2**16 else LONG if top < 2**32 else LONG8
+    def tag(
+        self, code: int, values: Sequence[int] | NDArray[np.int64], *, short: bool = False
+    ) -> Tag:
+        """A tag of whole numbers, as wide as offsets are unless ``short``."""
+        kind = SHORT if short else LONG8 if self.big else LONG
         return Tag(code, kind, np.asarray(values).astype(self.order + _INTEGERS[kind]).tobytes())
 
     def pack(self, directory: Directory, offset: int, *, last: bool) -> bytes:
@@ -121,6 +123,14 @@ class Format:
         return LONG8 if self.big else LONG, 1, self.pack(tag.value, place, last=True)
 
 
+_HEADERS = {
+    b"II*\0": Format("<", big=False),
+    b"MM\0*": Format(">", big=False),
+    b"II+\0": Format("<", big=True),
+    b"MM\0+": Format(">", big=True),
+}
+
+
 class Reader:
     """Reads the chain of directories of an open TIFF file, and distrusts each number in it."""
 
@@ -128,11 +138,9 @@ class Reader:
         self._file = file
         self.size = file.seek(0, 2)
         head = self._bytes(0, 8)
-        order = {b"II": "<", b"MM": ">"}.get(head[:2], "")
-        version = struct.unpack((order or "<") + "H", head[2:4])[0]
-        if not order or version not in (42, 43):
+        if head[:4] not in _HEADERS:
             raise ValueError("it has no TIFF header")
-        self.format = Format(order, version == 43)
+        self.format = _HEADERS[head[:4]]
         self._budget = self.size + _SHARED
         self._seen: set[int] = set()
 

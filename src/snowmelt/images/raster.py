@@ -282,12 +282,7 @@ class JpegImage(RasterImage):
     kind = "JPEG"
 
     def _header(self, data: bytes) -> Layout:
-        frames = [body for marker, body in _segments(data)[0] if marker in _FRAMES]
-        if not frames:
-            raise ValueError("it has no picture")
-        depth, height, width, channels = struct.unpack_from(">BHHB", frames[0])
-        if depth != 8:
-            raise UserError(f"{self.path}: a JPEG of {depth} bits; only 8 bits can be read")
+        height, width, channels = jpeg_size(data)
         if channels not in (1, 3, 4):
             raise ValueError(f"a JPEG of {channels} components")
         return _layout(height, width, channels)
@@ -310,6 +305,17 @@ class JpegImage(RasterImage):
         kept += [part for part in made if part[0] == _APP14 or part[0] not in _METADATA]
         picture = encoded[scan:]
         return _joined(_relinked(kept, data, end, len(picture))) + picture + data[end:]
+
+
+def jpeg_size(data: bytes) -> tuple[int, int, int]:
+    """Height, width and components of a JPEG stream, from its frame header."""
+    for marker, body in _segments(data, until_scan=True)[0]:
+        if marker in _FRAMES:
+            depth, height, width, components = struct.unpack_from(">BHHB", body)
+            if depth != 8:
+                raise ValueError(f"a JPEG of {depth} bits a value; only 8 can be read")
+            return height, width, components
+    raise ValueError("it has no picture")
 
 
 def _segments(data: bytes, *, until_scan: bool = False) -> tuple[Segments, int]:
