@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snowmelt.errors import UserError
-from snowmelt.onnxfile import Model, Node
+from snowmelt.onnxfile import Model, Node, short
 
 MAX_NODES = 10_000
 MAX_CHANNELS = 65_536
@@ -72,7 +72,7 @@ class _Step:
 
     def fail(self, what: str) -> UserError:
         name = self.node.outputs[0] if self.node.outputs else ""
-        return UserError(f"{self.node.op_type} {name[:100]!r}: {what}")
+        return UserError(f"{self.node.op_type} {short(name)}: {what}")
 
     def picture(self, index: int = 0) -> Picture:
         operand = self.operands[index] if index < len(self.operands) else None
@@ -93,7 +93,7 @@ class _Step:
         if isinstance(default, list):
             fits = fits and len(value) == len(default) and all(type(item) is int for item in value)
         if not fits:
-            raise self.fail(f"{name} is {str(value)[:100]}; expected such as {default}")
+            raise self.fail(f"{name} is {short(value)}; expected such as {default}")
         return value
 
     def number(self, name: str, low: int, default: int) -> int:
@@ -282,9 +282,9 @@ def _pad(step: _Step) -> list[Operand]:
     picture, pads = step.picture(), step.array(1)
     mode = step.take("mode", "constant")
     if pads.shape != (8,) or pads.dtype != np.int64 or any(pads[[0, 1, 4, 5]]):
-        raise step.fail(f"pads {pads.tolist()[:20]}; expected height and width alone")
+        raise step.fail(f"pads {short(pads.tolist())}; expected height and width alone")
     if mode not in ("reflect", "edge") or len(step.operands) != 2:
-        raise step.fail(f"mode {mode[:100]!r}; expected reflect or edge")
+        raise step.fail(f"mode {short(mode)}; expected reflect or edge")
     first, last = (step.within("pads", int(pads[at + step.axis]), 0) for at in (2, 6))
     if max(first, last) >= picture.smallest:
         raise step.fail(f"it mirrors more than the {picture.smallest} rows of a small image")
@@ -348,7 +348,7 @@ def _follow(
         step = _Step(node, [known[name] for name in node.inputs], axis, multiple)
         results = RULES[node.op_type](step)
         if step.settings or len(results) != len(node.outputs):
-            raise step.fail(f"unexpected settings {sorted(step.settings)} or outputs")
+            raise step.fail(f"unexpected settings {short(sorted(step.settings))} or outputs")
         for name, result in zip(node.outputs, results, strict=True):
             if isinstance(result, Picture) and not 1 <= result.channels <= MAX_CHANNELS:
                 raise step.fail(f"{result.channels} channels; expected 1 to {MAX_CHANNELS}")

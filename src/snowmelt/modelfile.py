@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from snowmelt import __version__, footprint, onnxfile
 from snowmelt.errors import UserError, nearest
 from snowmelt.files import replacing
+from snowmelt.onnxfile import short
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,11 +85,11 @@ class Header:
         for name, (expected, fits) in _FIELDS.items():
             value = getattr(self, name)
             if not fits(value):
-                raise UserError(f"the header's {name} is {_short(value)}; expected {expected}")
+                raise UserError(f"the header's {name} is {short(value)}; expected {expected}")
         if self.config.get("channels", self.channels) != self.channels:
             raise UserError(
                 f"the header's channels is {self.channels}, but its config says "
-                f"{_short(self.config['channels'])}"
+                f"{short(self.config['channels'])}"
             )
         if self.value_range is not None:
             low, high = self.value_range
@@ -117,7 +118,7 @@ class Header:
         _check_format(values.pop("format", None))
         known = {entry.name for entry in dataclasses.fields(cls)}
         for key in values.keys() - known:
-            raise UserError(f"the header has an unknown key {_short(key)}; {nearest(key, known)}")
+            raise UserError(f"the header has an unknown key {short(key)}; {nearest(key, known)}")
         for key in ("architecture", "config", "channels", "reach", "multiple", "created_with"):
             if key not in values:
                 raise UserError(f"the header has no {key!r}")
@@ -173,11 +174,6 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}…"
-
-
 def _json_object(text: str) -> dict[str, Any]:
     if len(text) > MAX_HEADER_CHARACTERS:
         raise UserError(f"the header has {len(text):,} characters, over {MAX_HEADER_CHARACTERS:,}")
@@ -186,14 +182,14 @@ def _json_object(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"the header is not JSON: {error}") from error
     if not isinstance(values, dict):
-        raise UserError(f"the header is {_short(values)}; expected a JSON object")
+        raise UserError(f"the header is {short(values)}; expected a JSON object")
     return values
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        raise ValueError(f"a key is there twice among {_short([key for key, _ in pairs])}")
+        raise ValueError(f"a key is there twice among {short([key for key, _ in pairs])}")
     return values
 
 
@@ -203,7 +199,7 @@ def _no_constant(name: str) -> None:
 
 def _check_format(number: Any) -> None:
     if type(number) is not int or number < 1:
-        raise UserError(f"the header's format is {_short(number)}; expected {FORMAT}")
+        raise UserError(f"the header's format is {short(number)}; expected {FORMAT}")
     if number > FORMAT:
         raise UserError(
             f"it has format {number}; this is {CREATED_WITH}, which reads up to format {FORMAT}. "
@@ -263,7 +259,7 @@ def _checked(path: Path, data: bytes) -> ModelFile:
         raise UserError("the file is empty; expected a Snowmelt model (.onnx)")
     model = onnxfile.parse(data)
     if HEADER_KEY not in model.metadata:
-        made_by = f" (made by {_short(model.producer.strip())})" if model.producer.strip() else ""
+        made_by = f" (made by {short(model.producer.strip())})" if model.producer.strip() else ""
         raise UserError(
             f"it is an ONNX file{made_by}, but not Snowmelt's: its metadata have no {HEADER_KEY!r}. "
             "Expected a file that `snowmelt train` or `snowmelt convert` wrote"
@@ -271,7 +267,7 @@ def _checked(path: Path, data: bytes) -> ModelFile:
     header = Header.from_json(model.metadata[HEADER_KEY])
     if header.architecture not in ARCHITECTURES:
         raise UserError(
-            f"the architecture {_short(header.architecture)} is unknown; "
+            f"the architecture {short(header.architecture)} is unknown; "
             f"{nearest(header.architecture, ARCHITECTURES)}. A newer snowmelt may know it"
         )
     _check_operators(model)
@@ -286,7 +282,7 @@ def _check_operators(model: onnxfile.Model) -> None:
     for domain, version in model.opsets.items():
         if domain not in ("", "ai.onnx") or version not in OPSETS:
             raise UserError(
-                f"it needs version {version} of the operator set {_short(domain)}; expected ONNX's "
+                f"it needs version {version} of the operator set {short(domain)}; expected ONNX's "
                 f"own, version {OPSETS[0]} to {OPSETS[-1]}"
             )
     if not model.opsets:
@@ -295,7 +291,7 @@ def _check_operators(model: onnxfile.Model) -> None:
         if node.domain not in ("", "ai.onnx") or node.op_type not in footprint.RULES:
             name = f"{node.domain}.{node.op_type}".lstrip(".")
             raise UserError(
-                f"it uses the operator {_short(name)}; a denoiser may use plain tensor arithmetic "
+                f"it uses the operator {short(name)}; a denoiser may use plain tensor arithmetic "
                 f"only: {', '.join(sorted(footprint.RULES))}"
             )
 
@@ -312,14 +308,14 @@ def _check_values(
 ) -> None:
     names = [value.name for value in values]
     if names != list(expected):
-        raise UserError(f"its {what} are {_short(names)}; expected {list(expected)}")
+        raise UserError(f"its {what} are {short(names)}; expected {list(expected)}")
     for value in values:
         channels = expected[value.name]
         free = [isinstance(size, str) for size in value.shape] == [True, False, True, True]
         if value.data_type != 1 or not free or value.shape[1] != channels:
             raise UserError(
                 f"{value.name!r} has ONNX data type {value.data_type} and shape "
-                f"{_short(list(value.shape))}; expected float32 (1) and "
+                f"{short(list(value.shape))}; expected float32 (1) and "
                 f"[batch, {channels}, H, W] with free batch, H and W"
             )
 
@@ -328,12 +324,14 @@ def _check_weights(model: onnxfile.Model) -> None:
     used = {name for node in model.nodes for name in node.inputs}
     for name, array in model.initializers.items():
         if name not in used:
-            raise UserError(f"nothing uses the weights {_short(name)}")
+            raise UserError(f"nothing uses the weights {short(name)}")
         if array.dtype != np.float32:
-            raise UserError(f"the weights {_short(name)} are {array.dtype}; expected float32")
+            raise UserError(f"the weights {short(name)} are {array.dtype}; expected float32")
         bad = array.size - int(np.isfinite(array).sum())
         if bad:
-            raise UserError(f"{bad} of {array.size} numbers of the weights {name!r} are not finite")
+            raise UserError(
+                f"{bad} of {array.size} numbers of the weights {short(name)} are not finite"
+            )
 
 
 def inspect_text(path: str | os.PathLike[str]) -> str:
@@ -436,12 +434,11 @@ def need_torch() -> None:
 
 def _check_header(network: nn.Module, header: Header) -> None:
     promised = make_header(network)
-    for key in ("architecture", "config", "channels", "reach", "multiple", "conditioned"):
+    # Not config: a file of an older version lacks the arguments that came later.
+    for key in ("architecture", "channels", "reach", "multiple", "conditioned"):
         said, true = getattr(header, key), getattr(promised, key)
         if said != true:
-            raise UserError(
-                f"the header's {key} is {_short(said)}; the network's is {_short(true)}"
-            )
+            raise UserError(f"the header's {key} is {short(said)}; the network's is {short(true)}")
 
 
 def _still_copy(network: nn.Module) -> nn.Module:
@@ -530,7 +527,7 @@ def assemble(header: Header, weights: Mapping[str, NDArray[np.float32]]) -> nn.M
     for name in sorted(found.keys() | expected.keys()):
         if found.get(name) != expected.get(name):
             raise UserError(
-                f"the weights {_short(name)} have shape {found.get(name, 'nothing')}; "
+                f"the weights {short(name)} have shape {found.get(name, 'nothing')}; "
                 f"{header.architecture} expects {expected.get(name, 'nothing')}"
             )
     tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
@@ -552,6 +549,6 @@ def _built(header: Header) -> nn.Module:
         raise
     except Exception as error:  # The config is a stranger's: torch answers in many ways.
         raise UserError(
-            f"{header.architecture} cannot be built from {_short(header.config)}: {error}"
+            f"{header.architecture} cannot be built from {short(header.config)}: {error}"
         ) from error
     return network

@@ -172,6 +172,12 @@ class Model:
     producer: str
 
 
+def short(value: Any) -> str:
+    """``repr``, cut: what a stranger wrote may be long or steer the terminal."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
 def encode(message: Mapping[str, Any], schema: Mapping[int, Field] = MODEL) -> bytes:
     """Write a message, given as a dict that follows the schema, as protobuf bytes."""
     parts: list[bytes] = []
@@ -179,7 +185,7 @@ def encode(message: Mapping[str, Any], schema: Mapping[int, Field] = MODEL) -> b
         if field.name not in message:
             continue
         value = message[field.name]
-        for item in value if field.many or field.kind == "ints" else [value]:
+        for item in value if field.many or field.kind in ("ints", "floats") else [value]:
             parts += _encode_field(number, field, item)
     return b"".join(parts)
 
@@ -343,7 +349,7 @@ def parse(data: bytes) -> Model:
     for tensor in graph.get("initializer", []):
         name = tensor.get("name", "")
         if name in initializers:
-            raise UserError(f"the weights {name!r} are there twice")
+            raise UserError(f"the weights {short(name)} are there twice")
         initializers[name] = _array(tensor)
     model = Model(
         metadata=_pairs(message.get("metadata_props", []), "key", "value", "metadata key"),
@@ -363,7 +369,7 @@ def _pairs(entries: list[Message], key: str, value: str, what: str) -> dict[str,
     for entry in entries:
         name = entry.get(key, "")
         if name in result or value not in entry:
-            raise UserError(f"damaged: the {what} {name!r} is there twice or has no {value}")
+            raise UserError(f"damaged: the {what} {short(name)} is there twice or has no {value}")
         result[name] = entry[value]
     return result
 
@@ -373,7 +379,7 @@ def _node(node: Message) -> Node:
     for attribute in node.get("attribute", []):
         name = attribute.get("name", "")
         if name in attributes:
-            raise UserError(f"damaged: the attribute {name!r} is there twice")
+            raise UserError(f"damaged: the attribute {short(name)} is there twice")
         attributes[name] = _attribute(attribute)
     return Node(
         op_type=node.get("op_type", ""),
@@ -389,7 +395,7 @@ def _attribute(attribute: Message) -> Any:
     kind, name = attribute.get("type", 0), attribute.get("name", "")
     key = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints"}.get(kind, "")
     if attribute.keys() - {"name", "type", "doc_string"} != {key}:
-        raise UserError(f"damaged: the attribute {name!r} is not what its type {kind} says")
+        raise UserError(f"damaged: the attribute {short(name)} is not what its type {kind} says")
     value = attribute[key]
     if key == "s":
         return _text(value, name)
@@ -402,7 +408,7 @@ def _value(value: Message) -> Value:
     name = value.get("name", "")
     tensor = value.get("type", {}).get("tensor_type", {})
     if "shape" not in tensor:
-        raise UserError(f"{name!r} is not a tensor with a shape")
+        raise UserError(f"{short(name)} is not a tensor with a shape")
     dimensions = tensor["shape"].get("dim", [])
     shape = tuple(axis.get("dim_value", axis.get("dim_param", "")) for axis in dimensions)
     return Value(name, tensor.get("elem_type", 0), shape)
@@ -415,16 +421,16 @@ def _array(tensor: Message) -> NDArray[Any]:
         raise UserError(_REASONS["external_data"])
     if dtype is None:
         raise UserError(
-            f"the tensor {name!r} has ONNX data type {tensor.get('data_type', 0)}; "
+            f"the tensor {short(name)} has ONNX data type {tensor.get('data_type', 0)}; "
             f"expected float32 (1) or int64 (7)"
         )
     if len(shape) > MAX_DIMENSIONS or any(size < 0 for size in shape):
-        raise UserError(f"the tensor {name!r} has the impossible shape {shape[:20]}")
+        raise UserError(f"the tensor {short(name)} has the impossible shape {short(shape)}")
     data = _tensor_bytes(tensor, dtype)
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if len(data) != size:
         raise UserError(
-            f"cut off or damaged: the tensor {name!r} of shape {shape} needs {size} bytes, "
+            f"cut off or damaged: the tensor {short(name)} of shape {short(shape)} needs {size} bytes, "
             f"but has {len(data)}"
         )
     little_endian = np.dtype(dtype).newbyteorder("<")
@@ -435,7 +441,9 @@ def _tensor_bytes(tensor: Message, dtype: str) -> bytes | memoryview:
     found = [key for key in ("raw_data", "float_data", "int64_data") if key in tensor]
     typed = {"float32": "float_data", "int64": "int64_data"}[dtype]
     if len(found) > 1 or (found and found[0] not in ("raw_data", typed)):
-        raise UserError(f"damaged: the tensor {tensor.get('name', '')!r} of {dtype} has {found}")
+        raise UserError(
+            f"damaged: the tensor {short(tensor.get('name', ''))} of {dtype} has {found}"
+        )
     if not found:
         return b""
     values = tensor[found[0]]
@@ -453,11 +461,13 @@ def _check_order(model: Model) -> None:
     for node in [Node("graph", "", (), tuple(made), {}), *model.nodes]:
         for name in node.inputs:
             if name not in known:
-                raise UserError(f"damaged: {node.op_type} uses {name!r}, which nothing makes")
+                raise UserError(
+                    f"damaged: {short(node.op_type)} uses {short(name)}, which nothing makes"
+                )
         for name in node.outputs:
             if name in known:
-                raise UserError(f"damaged: {name!r} is made twice, or without a name")
+                raise UserError(f"damaged: {short(name)} is made twice, or without a name")
             known.add(name)
     for value in model.outputs:
         if value.name not in known - {""}:
-            raise UserError(f"damaged: nothing makes the output {value.name!r}")
+            raise UserError(f"damaged: nothing makes the output {short(value.name)}")
