@@ -7,42 +7,51 @@ fit in memory.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from snowmelt.errors import UserError
-from snowmelt.images.base import Array, Image, reading
-
-MAX_PIXELS = 2**28
+from snowmelt.images import raster, tiff
+from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, reading, writing
 
 SUFFIXES = {
-    ".png": "raster.PngImage",
-    ".jpg": "raster.JpegImage",
-    ".jpeg": "raster.JpegImage",
-    ".webp": "raster.WebpImage",
-    ".tif": "tiff.TiffImage",
-    ".tiff": "tiff.TiffImage",
-    ".h5": "arrays.Hdf5Image",
-    ".hdf5": "arrays.Hdf5Image",
-    ".npy": "arrays.NpyImage",
-    ".zarr": "arrays.ZarrImage",
-    ".dcm": "dicom.DicomImage",
+    **dict.fromkeys((".png",), "PNG"),
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
+    **dict.fromkeys((".webp",), "WebP"),
+    **dict.fromkeys((".tif", ".tiff", ".btf", ".tf8"), "TIFF"),
+    **dict.fromkeys((".h5", ".hdf5"), "HDF5"),
+    **dict.fromkeys((".npy",), "NPY"),
+    **dict.fromkeys((".zarr",), "Zarr"),
+    **dict.fromkeys((".dcm",), "DICOM"),
+}
+
+_READERS = {
+    "PNG": "raster.PngImage",
+    "JPEG": "raster.JpegImage",
+    "WebP": "raster.WebpImage",
+    "TIFF": "tiff.TiffImage",
+    "HDF5": "arrays.Hdf5Image",
+    "NPY": "arrays.NpyImage",
+    "Zarr": "arrays.ZarrImage",
+    "DICOM": "dicom.DicomImage",
 }
 
 _SIGNATURES = (
-    (0, b"\x89PNG\r\n\x1a\n", "raster.PngImage"),
-    (0, b"\xff\xd8\xff", "raster.JpegImage"),
-    (8, b"WEBP", "raster.WebpImage"),
-    (0, b"II*\0", "tiff.TiffImage"),
-    (0, b"MM\0*", "tiff.TiffImage"),
-    (0, b"II+\0", "tiff.TiffImage"),
-    (0, b"MM\0+", "tiff.TiffImage"),
-    (0, b"\x89HDF\r\n\x1a\n", "arrays.Hdf5Image"),
-    (0, b"\x93NUMPY", "arrays.NpyImage"),
-    (128, b"DICM", "dicom.DicomImage"),
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (8, b"WEBP", "WebP"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (0, b"II+\0", "TIFF"),
+    (0, b"MM\0+", "TIFF"),
+    (0, b"\x89HDF\r\n\x1a\n", "HDF5"),
+    (0, b"\x93NUMPY", "NPY"),
+    (128, b"DICM", "DICOM"),
 )
+_BAND = 256
 
 
 def open_image(
@@ -51,10 +60,10 @@ def open_image(
     """Open an image of any known kind; only its header is read.
 
     ``axes`` names the dimensions where the file is silent. ``max_pixels`` guards against files that
-    claim to be huge; None lifts it.
+    claim to be huge; None lifts it. A file that cannot be used is a UserError that names it.
     """
     kind = _kind(path)
-    module, name = kind.split(".")
+    module, name = _READERS[kind].split(".")
     reader = getattr(importlib.import_module(f"snowmelt.images.{module}"), name)
     limit: dict[str, Any] = {"max_pixels": max_pixels} if module in ("raster", "tiff") else {}
     image: Image = reader(path, axes=axes, **limit)
@@ -62,32 +71,112 @@ def open_image(
 
 
 def read(path: str | Path, axes: str | None = None) -> Array:
-    """The whole image as it is stored: shape, axes order and number type of the file."""
+    """The whole image as it is stored: shape, order of axes and number type of the file."""
     image = open_image(path, axes=axes)
     layout = image.layout
-    whole = np.empty(layout.shape, layout.dtype)
-    last = [layout.axes.index(letter) for letter in "YX"]
-    if layout.channel_axis is not None:
-        last.append(layout.channel_axis)
-    planes = np.moveaxis(whole, last, range(-len(last), 0))
-    for plane, index in enumerate(np.ndindex(planes.shape[: -len(last)])):
-        rows = image.read_rows(plane, 0, layout.height)
-        planes[index] = rows if layout.channel_axis is not None else rows[..., 0]
+    with reading(image.path, "an image"):
+        whole = np.empty(layout.shape, layout.dtype)
+    planes = _planes(whole, layout)
+    for plane, index in enumerate(np.ndindex(planes.shape[:-3])):
+        for start in range(0, layout.height, _BAND):
+            stop = min(layout.height, start + _BAND)
+            planes[index][start:stop] = image.read_rows(plane, start, stop)
     return whole
 
 
+def write(
+    path: str | Path,
+    array: Array,
+    like: Image | str | Path | None = None,
+    *,
+    axes: str | None = None,
+) -> None:
+    """Write an array as a new file; it appears whole or not at all.
+
+    With ``like``, an image or its path, the file is of that one's kind and carries its metadata.
+    Without it the suffix decides: 8 or 16-bit PNG, JPEG (quality 95, 4:4:4), lossless WebP, TIFF
+    (deflate), NPY. A TIFF of more than a picture (H, W) or (H, W, 3 or 4) needs ``axes``, such as ``ZYX``.
+    """
+    path, array = Path(path), np.asarray(array)
+    if not array.size:
+        raise UserError(f"{path}: an image of shape {array.shape} is empty")
+    if like is not None:
+        image = like if isinstance(like, Image) else open_image(like, axes=axes)
+        _write_like(image, path, array)
+        return
+    kind = SUFFIXES.get(path.suffix.lower())
+    if kind in ("PNG", "JPEG", "WebP"):
+        content = raster.create(path, array)
+        with writing(path) as part:
+            part.write_bytes(content)
+    elif kind == "TIFF":
+        axes = tiff.check_new(path, array, axes)
+        with writing(path) as part:
+            tiff.create(part, array, axes)
+    elif kind == "NPY":
+        with writing(path) as part, part.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+    else:
+        raise UserError(
+            f"{path}: a new file can be .png, .jpg, .webp, .tif or .npy; "
+            "for another kind give the image that it shall be like"
+        )
+
+
+def _write_like(image: Image, path: Path, array: Array) -> None:
+    layout = image.layout
+    if array.shape != layout.shape or array.dtype != layout.dtype:
+        raise UserError(
+            f"{path}: {image.path.name} has the shape {layout.shape} and type {layout.dtype}; the array has "
+            f"{array.shape} and {array.dtype}"
+        )
+    image.write_like(path, _bands(_planes(array, layout)))
+
+
+def _bands(planes: Array) -> Iterator[Array]:
+    for index in np.ndindex(planes.shape[:-3]):
+        for start in range(0, planes.shape[-3], _BAND):
+            yield planes[index][start : start + _BAND]
+
+
+def _planes(array: Array, layout: Layout) -> Array:
+    """A view of an array in the order of its planes: (..., H, W, channels)."""
+    channel = layout.channel_axis
+    if channel is None:
+        array, channel = array[..., None], array.ndim
+    picture = (layout.axes.index("Y"), layout.axes.index("X"), channel)
+    return np.moveaxis(array, picture, (-3, -2, -1))
+
+
 def _kind(path: str | Path) -> str:
-    name = str(path).lower()
-    if ".h5:" in name or ".hdf5:" in name:
-        return SUFFIXES[".h5"]
-    file = Path(path)
-    if file.is_dir():
-        return SUFFIXES[".zarr"]
-    with reading(path, "an image"), file.open("rb") as opened:
-        head = opened.read(132)
-    for offset, signature, kind in _SIGNATURES:
-        if head[offset:].startswith(signature):
-            return kind
-    if file.suffix.lower() in (".h5", ".hdf5", ".dcm"):
-        return SUFFIXES[file.suffix.lower()]
-    raise UserError(f"{path}: not an image of a known kind: {', '.join(SUFFIXES)}")
+    """The kind of image by its content; where the content says nothing, by the name."""
+    if any(f"{suffix}:" in str(path).lower() for suffix in SUFFIXES if SUFFIXES[suffix] == "HDF5"):
+        return "HDF5"
+    path = Path(path)
+    if path.is_dir() or any(part.lower().endswith(".zarr") for part in path.parts):
+        return _kind_of_folder(path)
+    with reading(path, "an image"), path.open("rb") as file:
+        head = file.read(132)
+    if not head:
+        raise UserError(f"{path}: the file is empty")
+    named = SUFFIXES.get(path.suffix.lower())
+    found = next((kind for at, sign, kind in _SIGNATURES if head[at:].startswith(sign)), None)
+    if found is None and named in ("HDF5", "DICOM"):  # both may begin with something else
+        return named
+    if found is None and named is None:
+        raise UserError(f"{path}: not an image of a known kind: {', '.join(SUFFIXES)}")
+    if found is None or named not in (found, None):
+        raise UserError(
+            f"{path}: named like {named}, but it holds {found or 'something else'}; "
+            "give it the name of what it is"
+        )
+    return found
+
+
+def _kind_of_folder(path: Path) -> str:
+    marks = ("zarr.json", ".zarray", ".zgroup")
+    if path.suffix.lower() == ".zarr" or any((path / mark).is_file() for mark in marks):
+        return "Zarr"
+    if path.is_dir():
+        raise UserError(f"{path}: a folder, not an image")
+    raise UserError(f"{path}: no such array in the Zarr store")

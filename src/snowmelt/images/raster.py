@@ -480,14 +480,21 @@ def _webp(pixels: Array, *, lossless: bool, opacity: bool) -> bytes:
     return _riff(chunks)
 
 
-def create(path: Path, pixels: Array) -> bytes:
-    """The content of a new PNG, JPEG or WebP file with (H, W, channels) pixels; the suffix decides."""
+_ALLOWED = {
+    ".png": ((1, 2, 3, 4), ("uint8", "uint16")),
+    ".webp": ((3, 4), ("uint8",)),
+} | dict.fromkeys(JpegImage.suffixes, ((1, 3), ("uint8",)))
+
+
+def create(path: Path, array: Array) -> bytes:
+    """The content of a new PNG, JPEG (quality 95) or WebP (lossless) file; the suffix decides."""
     suffix = path.suffix.lower()
-    channels, depth = _ALLOWED[suffix]
-    if pixels.shape[2] not in channels or pixels.dtype not in depth:
+    pixels = array[..., None] if array.ndim == 2 else array
+    channels, types = _ALLOWED[suffix]
+    if pixels.ndim != 3 or pixels.shape[2] not in channels or pixels.dtype.name not in types:
         raise UserError(
-            f"{path}: {suffix} holds {' or '.join(depth)} with {' or '.join(map(str, channels))} "
-            f"channels, not {pixels.dtype} with {pixels.shape[2]}; .tif and .npy hold everything"
+            f"{path}: {suffix} holds {' or '.join(types)} of shape (H, W) or (H, W, channels), channels "
+            f"{' or '.join(map(str, channels))}, not {array.dtype} {array.shape}; .tif and .npy hold more"
         )
     if suffix == ".png":
         import imagecodecs
@@ -496,9 +503,3 @@ def create(path: Path, pixels: Array) -> bytes:
     if suffix == ".webp":
         return _webp(pixels, lossless=True, opacity=pixels.shape[2] == 4)
     return _jpeg(pixels)
-
-
-_ALLOWED = {
-    ".png": ((1, 2, 3, 4), ("uint8", "uint16")),
-    ".webp": ((3, 4), ("uint8",)),
-} | dict.fromkeys(JpegImage.suffixes, ((1, 3), ("uint8",)))

@@ -190,6 +190,9 @@ class TiffImage(Image):
                 raise self._refusal(f"holds {len(file.series)} separate images; save one in a file")
             series = file.series[0]
             self._page, self._kind = series.keyframe, series.kind
+            self._decoder = (
+                series.keyframe.decode
+            )  # made while the file is open: JPEG looks into it
             order = np.arange(len(self._directories))
             if series.kind == "ome":
                 order = np.array([-1 if page is None else page.index for page in series])
@@ -387,9 +390,9 @@ class TiffImage(Image):
 
     def _segment(self, data: bytes, sheet: int, number: int) -> Array:
         """A strip or tile, decoded."""
-        grid, page = self._grid, self._page
+        grid = self._grid
         tables = None
-        if page.compression == JPEG:
+        if self._page.compression == JPEG:
             height, width, _ = jpeg_size(data)
             if height > grid.height or width > grid.width:
                 raise ValueError(
@@ -398,7 +401,7 @@ class TiffImage(Image):
             directory = self._directories[sheet // self._separate]
             tables = next((tag.raw for tag in directory if tag.code == JPEG_TABLES), None)
         index = sheet % self._separate * grid.down * grid.across + number
-        tile = page.decode(data, index, jpegtables=tables, _fullsize=grid.tiled)[0]
+        tile = self._decoder(data, index, jpegtables=tables, _fullsize=grid.tiled)[0]
         if tile.dtype != self.layout.dtype:
             raise ValueError(f"a tile of {tile.dtype} in a picture of {self.layout.dtype}")
         return np.asarray(tile[0])
@@ -549,18 +552,32 @@ class _Writer:
         return tuple(sorted([*kept, *new], key=lambda tag: tag.code))
 
 
+def check_new(path: Path, array: Array, axes: str | None) -> str:
+    """The axes of a new TIFF; where the shape allows several readings they must be given."""
+    colour = array.ndim == 3 and array.shape[-1] in (3, 4)
+    letters = axes.upper() if axes else {2: "YX", 3: "YXS" if colour else ""}.get(array.ndim, "")
+    if array.dtype.kind not in "uif":
+        raise UserError(f"{path}: TIFF holds whole numbers and floats, not {array.dtype}")
+    fits = len(letters) == len(set(letters)) == array.ndim and letters.isalpha()
+    if not fits or not letters.removesuffix("S").endswith("YX"):
+        raise UserError(
+            f"{path}: name the axes of the shape {array.shape}, ending in YX or YXS, e.g. axes='ZYX'"
+            + (f"; got {axes!r}" if axes else "")
+        )
+    return letters
+
+
 def create(part: Path, array: Array, axes: str) -> None:
-    """Write a new TIFF with deflate; the axes are noted in it as tifffile does."""
+    """Write a new TIFF with deflate; its axes are noted in the way of tifffile."""
     import tifffile
 
-    colour = axes.endswith("S") and array.shape[-1] in (3, 4)
-    extra = ["unassalpha"] if colour and array.shape[-1] == 4 else None
+    samples = array.shape[-1] if axes.endswith("S") else 1
     tifffile.imwrite(
         part,
         array,
-        photometric="rgb" if colour else "minisblack",
-        extrasamples=extra,
-        planarconfig="contig" if axes.endswith("S") else None,
+        photometric="rgb" if samples in (3, 4) else "minisblack",
+        planarconfig="contig" if samples > 1 else None,
+        extrasamples=["unassalpha"] if samples in (2, 4) else None,
         compression="zlib",
         metadata={"axes": axes},
     )
