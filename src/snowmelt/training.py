@@ -17,10 +17,10 @@ import ctypes
 import dataclasses
 import json
 import math
-import pickle
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -207,13 +207,13 @@ def batch_of(pairs: Stack, recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
     if training.patch == 0:
         return pairs.noisy[chosen], pairs.clean[chosen]
     rng = np.random.default_rng((training.seed, 1, step))
-    sides = [min(training.patch, length) for length in pairs.noisy.shape[2:]]
-    starts = [
-        int(rng.integers(0, length - side + 1))
-        for length, side in zip(pairs.noisy.shape[2:], sides, strict=True)
-    ]
-    window = (..., *(slice(start, start + side) for start, side in zip(starts, sides, strict=True)))
-    return pairs.noisy[window][chosen], pairs.clean[window][chosen]
+    rows, columns = (_random_slice(length, training.patch, rng) for length in pairs.noisy.shape[2:])
+    return pairs.noisy[..., rows, columns][chosen], pairs.clean[..., rows, columns][chosen]
+
+
+def _random_slice(length: int, side: int, rng: np.random.Generator) -> slice:
+    start = int(rng.integers(0, max(1, length - side + 1)))
+    return slice(start, min(start + side, length))
 
 
 class Run:
@@ -401,21 +401,22 @@ def store(state: State, path: Path, recipe: Recipe) -> None:
 def restore(state: State, path: Path, recipe: Recipe) -> None:
     """Read a resumable state back; ``weights_only`` keeps a stranger's file from running code."""
     try:
-        content: dict[str, Any] = torch.load(path, weights_only=True)
-        found = content["format"], content["recipe"]
-        if found[0] != STATE_FORMAT:
-            raise UserError(f"{path}: state format {found[0]}, this version reads {STATE_FORMAT}")
-        if found[1] != recipes.to_dict(recipe):
-            raise UserError(
-                f"{path.parent}: recipe.toml is not the one this run began with; put it back, or train anew "
-                "into another folder"
-            )
-        state.network.load_state_dict(content["network"])
-        state.optimizer.load_state_dict(content["optimizer"])
-    except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        with warnings.catch_warnings(action="error"):
+            content: dict[str, Any] = torch.load(path, weights_only=True)
+        form, known = content["format"], content["recipe"]
+    except Exception as error:  # a damaged pickle fails in every way there is
         raise UserError(
-            f"{path}: not a state that this run can resume from ({error}); train anew with --force"
+            f"{path}: not a state that a run can resume from ({error}); train anew with --force"
         ) from error
+    if form != STATE_FORMAT:
+        raise UserError(f"{path}: state format {form}; this version reads {STATE_FORMAT}")
+    if known != recipes.to_dict(recipe):
+        raise UserError(
+            f"{path.parent}: recipe.toml is not the one this run began with; put it back, or train anew "
+            "into another folder"
+        )
+    state.network.load_state_dict(content["network"])
+    state.optimizer.load_state_dict(content["optimizer"])
     for name in ("step", "epoch_loss", "epoch_seconds", "rows"):
         setattr(state, name, content[name])
 

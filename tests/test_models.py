@@ -1,0 +1,81 @@
+from typing import Any
+
+import pytest
+import torch
+
+from snowmelt.errors import UserError
+from snowmelt.models import MODELS, RecipeCNN, build, count_parameters, summary
+
+
+def test_the_tutorial_network_has_2737_parameters() -> None:
+    assert count_parameters(RecipeCNN()) == 2737
+
+
+def test_the_summary_is_the_tutorials() -> None:
+    lines = summary(RecipeCNN(), 128, 96).splitlines()
+    assert [int(line.split()[-1].replace(",", "")) for line in lines[2:]] == [
+        80, 1168, 1160, 292, 37, 2737,
+    ]  # fmt: skip
+    assert "(None, 16, 128, 96)" in lines[3]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"widths": [3], "kernel_size": 1},
+        {"widths": [4, 5], "kernel_size": [3, 5, 7], "activation": ["relu", "sigmoid"]},
+        {"widths": [2], "channels": 3, "output_activation": "sigmoid"},
+    ],
+)
+def test_shape_gradients_and_reach(config: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    network = build("recipe-cnn", config)
+    for layer in network.layers:
+        torch.nn.init.constant_(layer.bias, 2)  # keeps every ReLU alive
+    image = torch.rand(1, network.config["channels"], 31, 29, requires_grad=True)
+    output = network(image)
+    assert output.shape == image.shape
+    output.sum().backward()
+    assert all(
+        parameter.grad is not None and parameter.grad.abs().sum() > 0
+        for parameter in network.parameters()
+    )
+    # a pixel sees a square of side 2 reach + 1, the whole of it and nothing beyond it
+    image.grad = None
+    network(image)[0, 0, 15, 14].backward()
+    assert image.grad is not None
+    rows, columns = image.grad.abs().sum((0, 1)).nonzero(as_tuple=True)
+    assert (rows.min(), rows.max()) == (15 - network.reach, 15 + network.reach)
+    assert (columns.min(), columns.max()) == (14 - network.reach, 14 + network.reach)
+
+
+def test_a_network_is_built_again_from_its_config() -> None:
+    for name, kind in MODELS.items():
+        network = kind()
+        again = build(name, network.config)
+        again.load_state_dict(network.state_dict())
+        image = torch.rand(2, 1, 16, 16)
+        assert torch.equal(network(image), again(image))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"widths": []}, "one or more layers"),
+        ({"widths": [8, 0]}, r"widths \[8, 0\].*--widths 8 16 8 4"),
+        ({"kernel_size": 4}, "expected odd numbers"),
+        ({"kernel_size": [3, 3]}, "4 hidden layers need 5 kernel sizes"),
+        ({"activation": "rleu"}, "'rleu' is unknown; did you mean 'relu'?"),
+        ({"channels": 0}, "1 channel or more"),
+        ({"depth": 3}, "cannot be built from"),
+    ],
+)
+def test_bad_configurations_are_named(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build("recipe-cnn", config)
+
+
+def test_an_unknown_architecture_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'recipe-cnn'"):
+        build("recipe-cn", {})

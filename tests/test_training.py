@@ -1,0 +1,358 @@
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from snowmelt import modelfile, training
+from snowmelt.errors import UserError
+from snowmelt.recipe import Optimizer, Recipe, from_dict
+from snowmelt.training import Run, Stack, batch_of, learning_rate, resume, train
+
+from .conftest import write_pairs
+
+
+def small(source: Path, **training_keys: Any) -> Recipe:
+    return from_dict(
+        {
+            "data": {"source": str(source)},
+            "network": {"widths": [4, 3]},
+            "training": {"epochs": 3, "batch": 3, **training_keys},
+            "optimizer": {"lr": 1e-3},
+            "pictures": {"every": 2},
+        }
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(folder / "last.ckpt", weights_only=True)["network"]
+    return state
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Press Ctrl-C in the middle of that step."""
+    ordinary, taken = Run.step, 0
+
+    def step(run: Run) -> tuple[float, int]:
+        nonlocal taken
+        taken += 1
+        if taken == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+        return ordinary(run)
+
+    monkeypatch.setattr(Run, "step", step)
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time of so small a run; only the test with a photo draws."""
+    if "photo" not in request.fixturenames:
+        for name in ("draw_epoch", "draw_pair", "draw_curves"):
+            monkeypatch.setattr(training.figures, name, lambda *_: None)
+
+
+# --- batches
+
+
+def stack(count: int) -> Stack:
+    noisy = torch.arange(count, dtype=torch.float32)[:, None, None, None].expand(count, 1, 6, 9)
+    return Stack(noisy, noisy + 1)
+
+
+def test_an_epoch_passes_over_every_picture_once_and_drops_none() -> None:
+    recipe = from_dict({"training": {"batch": 3}})
+    pairs = stack(8)
+    epochs = [
+        [batch_of(pairs, recipe, step)[0][:, 0, 0, 0] for step in range(first, first + 3)]
+        for first in (0, 3)
+    ]
+    assert [len(batch) for batch in epochs[0]] == [3, 3, 2]
+    orders = [torch.cat(batches).tolist() for batches in epochs]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(8))
+    assert orders[0] != orders[1]
+
+
+def test_patches_fit_noisy_and_clean_alike_and_vary() -> None:
+    ramp = torch.arange(54, dtype=torch.float32).reshape(1, 1, 6, 9).repeat(4, 1, 1, 1)
+    pairs, corners = Stack(ramp, ramp + 100), set()
+    recipe = from_dict({"training": {"batch": 2, "patch": 4}})
+    for step in range(40):
+        noisy, clean = batch_of(pairs, recipe, step)
+        assert noisy.shape == (2, 1, 4, 4)
+        assert torch.equal(noisy + 100, clean)
+        corners.add(float(noisy[0, 0, 0, 0]))
+    assert min(corners) == 0  # top left
+    assert max(corners) == 2 * 9 + 5  # bottom right
+
+
+def test_a_patch_larger_than_a_side_takes_that_side_whole() -> None:
+    noisy, _ = batch_of(stack(4), from_dict({"training": {"patch": 7}}), 0)
+    assert noisy.shape[2:] == (6, 7)
+
+
+# --- learning rate
+
+
+def test_the_schedules() -> None:
+    assert learning_rate(Optimizer(lr=0.5), 0.9) == 0.5
+    cycle = Optimizer(lr=1.0, schedule="one-cycle", warmup=0.25)
+    found = [learning_rate(cycle, progress) for progress in (0, 0.125, 0.25, 0.625, 1)]
+    assert found == pytest.approx([0, 0.5, 1, 0.5, 0])
+
+
+# --- runs
+
+
+def test_a_run_leaves_what_it_promises(pairs_file: Path, photo: Path, tmp_path: Path) -> None:
+    recipe = small(pairs_file)
+    recipe = replace(recipe, pictures=replace(recipe.pictures, photos=(str(photo),)))
+    assert train(recipe, tmp_path / "run", quiet=True)
+    assert sorted(item.name for item in (tmp_path / "run").iterdir()) == [
+        "curves.png", "epoch-000.png", "epoch-002.png", "epoch-003.png", "last.ckpt", "log.jsonl",
+        "model.onnx", "pair.png", "photos.png", "recipe.toml",
+    ]  # fmt: skip
+    log = rows(tmp_path / "run")
+    assert [row["epoch"] for row in log] == [1, 2, 3]
+    assert all(row["seconds"] > 0 and row["loss"] > 0 for row in log)
+    assert log[-1]["loss"] < log[0]["loss"]
+
+
+def test_the_model_file_holds_the_weights_and_tells_their_story(
+    pairs_file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    train(small(pairs_file), folder, quiet=True)
+    header = modelfile.read(folder / "model.onnx").header
+    assert header.config["widths"] == [4, 3]
+    assert header.recipe["training"]["epochs"] == 3
+    assert header.data[0]["name"] == "pairs.h5"
+    assert len(header.data[0]["sha256"]) == 64
+    assert header.scores[0]["value"] == pytest.approx(rows(folder)[-1]["psnr"])
+    assert "clipped" in header.scores[0]["protocol"]
+    assert same(modelfile.load_network(folder / "model.onnx").state_dict(), weights(folder))
+
+
+def test_the_recipe_in_the_folder_runs_again_to_the_same_numbers(
+    pairs_file: Path, tmp_path: Path
+) -> None:
+    from snowmelt.recipe import read
+
+    train(small(pairs_file, patch=16), tmp_path / "one", quiet=True)
+    train(read(str(tmp_path / "one" / "recipe.toml")), tmp_path / "two", quiet=True)
+    assert same(weights(tmp_path / "one"), weights(tmp_path / "two"))
+    for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        assert (one["loss"], one["psnr"]) == (two["loss"], two["psnr"])
+
+
+def test_another_seed_gives_other_weights(pairs_file: Path, tmp_path: Path) -> None:
+    train(small(pairs_file), tmp_path / "one", quiet=True)
+    train(small(pairs_file, seed=1), tmp_path / "two", quiet=True)
+    assert not same(weights(tmp_path / "one"), weights(tmp_path / "two"))
+
+
+@pytest.mark.parametrize("steps", [1, 4, 6])  # inside the first, the second epoch; at its end
+def test_stopped_and_resumed_equals_never_stopped(
+    steps: int, pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small(pairs_file)
+    assert train(recipe, tmp_path / "whole", quiet=True)
+    with monkeypatch.context() as patched:
+        stop_after(steps, patched)
+        assert not train(recipe, tmp_path / "stopped", quiet=True)
+    assert torch.load(tmp_path / "stopped" / "last.ckpt", weights_only=True)["step"] == steps
+    modelfile.read(tmp_path / "stopped" / "model.onnx")  # usable
+    assert resume(tmp_path / "stopped", quiet=True)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+    for one, two in zip(rows(tmp_path / "whole"), rows(tmp_path / "stopped"), strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-12)
+        assert one["psnr"] == two["psnr"]
+
+
+def test_resuming_a_finished_run_changes_nothing(pairs_file: Path, tmp_path: Path) -> None:
+    train(small(pairs_file), tmp_path / "run", quiet=True)
+    before = weights(tmp_path / "run")
+    assert resume(tmp_path / "run", quiet=True)
+    assert same(before, weights(tmp_path / "run"))
+    assert len(rows(tmp_path / "run")) == 3
+
+
+def test_kill_at_any_moment_loses_at_most_an_epoch(tmp_path: Path) -> None:
+    source = write_pairs(tmp_path / "pairs.h5", train=16)
+    recipe = small(source, epochs=400)
+    folder = tmp_path / "run"
+    code = (
+        "import sys; from pathlib import Path; from snowmelt import recipe, training;"
+        "training.train(recipe.read(sys.argv[1]), Path(sys.argv[2]), quiet=True)"
+    )
+    from snowmelt.recipe import write
+
+    write(recipe, tmp_path / "recipe.toml")
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "recipe.toml"), str(folder)]
+    )
+    wait_for(lambda: (folder / "log.jsonl").exists() and len(rows(folder)) >= 3)
+    seen = len(rows(folder))
+    process.kill()
+    process.wait()
+    state = torch.load(folder / "last.ckpt", weights_only=True)
+    assert len(state["rows"]) >= seen - 1
+    assert state["step"] == 6 * len(state["rows"])
+    finish = from_dict({"training": {"epochs": 400}}, base=recipe)
+    run = Run.prepare(replace(finish, data=replace(finish.data, sha256="")), folder, quiet=True)
+    training.restore(run.state, folder / "last.ckpt", run.recipe)
+    assert run.state.step == state["step"]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError, ValueError):
+            if condition():
+                return
+        time.sleep(0.01)
+    raise AssertionError(f"nothing happened in {seconds} seconds")
+
+
+def test_a_network_goes_on_from_a_model_file(pairs_file: Path, tmp_path: Path) -> None:
+    train(small(pairs_file), tmp_path / "first", quiet=True)
+    recipe = small(pairs_file, epochs=1)
+    network = replace(recipe.network, start=str(tmp_path / "first" / "model.onnx"), widths=(9,))
+    run = Run.prepare(replace(recipe, network=network), tmp_path / "second", quiet=True)
+    assert same(run.state.network.state_dict(), weights(tmp_path / "first"))
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("loss", ["mse", "l1"])
+def test_each_choice_learns(
+    precision: str, optimizer: str, loss: str, pairs_file: Path, tmp_path: Path
+) -> None:
+    recipe = small(pairs_file, precision=precision, loss=loss)
+    rate = 0.05 if optimizer == "sgd" else 5e-3
+    recipe = replace(recipe, optimizer=Optimizer(name=optimizer, lr=rate))
+    run = Run.prepare(recipe, tmp_path / "run", quiet=True)
+    assert run.bf16 == (precision == "bf16")
+    before = run.score()
+    for _ in range(60):
+        run.step()
+    assert run.score() > before + 1
+
+
+def test_the_score_is_the_mean_of_clipped_psnr(pairs_file: Path, tmp_path: Path) -> None:
+    from snowmelt.metrics import psnr
+
+    run = Run.prepare(small(pairs_file), tmp_path / "run", quiet=True)
+    run.denoise = lambda noisy: (noisy * 1.1).clamp(0, 1)  # type: ignore[method-assign]
+    test = run.dataset.test
+    expected = np.mean(
+        [
+            psnr(clean, np.clip(noisy * np.float32(1.1), 0, 1), data_range=1)
+            for noisy, clean in zip(test.noisy, test.clean, strict=True)
+        ]
+    )
+    assert run.score() == pytest.approx(expected, abs=1e-4)
+
+
+# --- what is refused
+
+
+def test_a_rate_that_diverges_is_told_and_the_last_good_state_kept(
+    pairs_file: Path, tmp_path: Path
+) -> None:
+    recipe = replace(small(pairs_file), optimizer=Optimizer(name="sgd", lr=1e6))
+    with pytest.raises(UserError, match=r"learning rate of 1e\+06; try a smaller one.*--lr 100000"):
+        train(recipe, tmp_path / "run", quiet=True)
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
+
+
+def test_a_run_is_not_overwritten_unless_forced(pairs_file: Path, tmp_path: Path) -> None:
+    train(small(pairs_file), tmp_path / "run", quiet=True)
+    with pytest.raises(UserError, match=r"holds a run already.*--resume.*--force"):
+        train(small(pairs_file), tmp_path / "run", quiet=True)
+    train(small(pairs_file, epochs=1), tmp_path / "run", quiet=True, force=True)
+    assert len(rows(tmp_path / "run")) == 1
+    assert not (tmp_path / "run" / "epoch-002.png").exists()
+
+
+def test_resuming_needs_a_run_its_recipe_and_its_data(pairs_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run to resume"):
+        resume(tmp_path / "none", quiet=True)
+    folder = tmp_path / "run"
+    train(small(pairs_file), folder, quiet=True)
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    text = (other / "recipe.toml").read_text()
+    (other / "recipe.toml").write_text(text.replace("lr = 0.001", "lr = 0.002"))
+    with pytest.raises(UserError, match="not the one this run began with"):
+        resume(other, quiet=True)
+    with h5py.File(pairs_file, "a") as file:
+        file["train_ns"][0] = 0
+    with pytest.raises(UserError, match=r"its SHA-256 is .* the recipe expects"):
+        resume(folder, quiet=True)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x80\x04junk", None])
+def test_a_damaged_state_is_refused(damage: bytes | None, pairs_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(small(pairs_file), folder, quiet=True)
+    whole = (folder / "last.ckpt").read_bytes()
+    (folder / "last.ckpt").write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    with pytest.raises(UserError, match=r"last.ckpt: not a state that a run can resume from"):
+        resume(folder, quiet=True)
+
+
+def test_a_state_cannot_run_code(pairs_file: Path, tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return (os.mkdir, (str(tmp_path / "sprung"),))
+
+    folder = tmp_path / "run"
+    train(small(pairs_file), folder, quiet=True)
+    torch.save(Trap(), folder / "last.ckpt")
+    with pytest.raises(UserError, match="not a state"):
+        resume(folder, quiet=True)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_full_disk_leaves_the_old_state(
+    pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    train(small(pairs_file), folder, quiet=True)
+    before = (folder / "last.ckpt").read_bytes()
+
+    def full(_: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        resume(folder, quiet=True)
+    assert (folder / "last.ckpt").read_bytes() == before
+    assert not list(folder.glob(".*part*"))
+
+
+def test_wrong_data_leave_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        train(small(tmp_path / "none.h5"), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
