@@ -286,7 +286,7 @@ def _pad(step: _Step) -> list[Operand]:
     if mode not in ("reflect", "edge") or len(step.operands) != 2:
         raise step.fail(f"mode {short(mode)}; expected reflect or edge")
     first, last = (step.within("pads", int(pads[at + step.axis]), 0) for at in (2, 6))
-    if max(first, last) >= picture.smallest:
+    if mode == "reflect" and max(first, last) >= picture.smallest:
         raise step.fail(f"it mirrors more than the {picture.smallest} rows of a small image")
     rows = step.rows(picture.scale) - first
     return [picture.taking(rows, True, picture.scale, picture.extra + first + last)]

@@ -1,0 +1,263 @@
+import numpy as np
+import onnx
+import onnx.reference
+import openvino
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from snowmelt import footprint, onnxfile
+from snowmelt.errors import UserError
+from snowmelt.export import to_onnx
+
+CHANNELS = {"image": 3, "noise_level": 1, "denoised": 3}
+
+
+class Everything(nn.Module):
+    """Every module and function that can be exported, and skips round them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(13, 16, 3, padding=1, padding_mode="reflect")
+        self.down = nn.Conv2d(8, 16, 3, padding=1, groups=2, bias=False, stride=2)
+        self.wide = nn.Conv2d(16, 16, (3, 1), padding="same", dilation=2, padding_mode="replicate")
+        self.up = nn.ConvTranspose2d(16, 8, 2, stride=2)
+        self.up3 = nn.ConvTranspose2d(16, 8, 3, stride=2, padding=1, output_padding=1)
+        self.last = nn.Conv2d(24, 12, 1)
+        self.beta = nn.Parameter(torch.rand(1, 12, 1, 1))
+        self.shuffle, self.upsample = nn.PixelShuffle(2), nn.Upsample(scale_factor=2)
+        self.activations = nn.Sequential(
+            nn.GELU(), nn.Sigmoid(), nn.Tanh(), nn.Identity(), nn.SiLU()
+        )
+        self.leaky, self.relu = nn.LeakyReLU(0.2), nn.ReLU(inplace=True)
+        self.pool, self.average = nn.MaxPool2d(2), nn.AvgPool2d(2)
+
+    def forward(self, image, noise_level=None):
+        x = functional.pixel_unshuffle(image, 2)
+        if noise_level is not None:
+            x = torch.cat([x, functional.avg_pool2d(noise_level, 2)], 1)
+        x = self.first(x)
+        p, q = x.chunk(2, dim=1)
+        x = p * torch.sigmoid(q)
+        low = self.wide(self.activations(self.down(x)))
+        y = self.up(low) + self.upsample(self.pool(functional.silu(x))) * 0.5
+        y = torch.cat((self.leaky(x), y, functional.leaky_relu(self.up3(low), 0.3)), dim=1)
+        y = self.last(self.relu(y)) * self.beta
+        y = y + functional.gelu(y)
+        small = functional.interpolate(functional.max_pool2d(image, 2), scale_factor=2)
+        return image - self.shuffle(y) + small / 3 + (1 - image) * 0.1 + torch.tanh(image).relu()
+
+
+@pytest.fixture(scope="module")
+def everything():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Everything().eval()
+    examples = {"image": torch.zeros(1, 3, 8, 8), "noise_level": torch.zeros(1, 1, 8, 8)}
+    return network, to_onnx(network, examples, "denoised", {"key": "words"})
+
+
+def test_every_operation_equals_torch(everything):
+    network, data = everything
+    model = onnx.load_from_string(data)
+    onnx.checker.check_model(model, full_check=True)
+    random = np.random.default_rng(0)
+    image = random.random((2, 3, 20, 12), np.float32)
+    level = random.random((2, 1, 20, 12), np.float32)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(image), torch.from_numpy(level)).numpy()
+    inputs = {"image": image, "noise_level": level}
+    (by_onnx,) = onnx.reference.ReferenceEvaluator(model).run(None, inputs)
+    core = openvino.Core()
+    hint = {"INFERENCE_PRECISION_HINT": "f32"}
+    by_openvino = core.compile_model(core.read_model(data), "CPU", hint)([image, level])[0]
+    # Ten layers of at most 150 float32 products near 1.
+    np.testing.assert_allclose(by_onnx, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(by_openvino, expected, rtol=0, atol=1e-5)
+
+
+def test_initializers_are_the_state(everything):
+    network, data = everything
+    model = onnxfile.parse(data)
+    assert model.metadata == {"key": "words"}
+    assert model.initializers.keys() == network.state_dict().keys()
+    for name, value in network.state_dict().items():
+        np.testing.assert_array_equal(model.initializers[name], value.numpy())
+    used = {node.op_type for node in model.nodes}
+    assert used <= footprint.RULES.keys()
+    assert footprint.RULES.keys() <= used  # Nothing is allowed that is not needed, and tested here.
+
+
+def test_footprint_equals_what_gradients_show(everything):
+    data = everything[1]
+    multiple = 4
+    model = onnxfile.parse(data)
+    level = torch.zeros(1, 1, 64, 64, dtype=torch.float64)
+    double = Everything().double()
+    image = torch.rand(1, 3, 64, 64, dtype=torch.float64, requires_grad=True)
+    reaches = []
+    for axis in (0, 1):
+        found = footprint._follow(model, CHANNELS, axis, multiple)["denoised"]
+        reaches.append(found.reach)
+        for row in range(32, 32 + multiple):
+            line = double(image, level).select(2 + axis, row).sum()
+            (gradient,) = torch.autograd.grad(line, image)
+            axes = [other for other in range(4) if other != 2 + axis]
+            rows = gradient.abs().sum(axes).nonzero().flatten()
+            low, high = 32 + found.low[row - 32], 32 + found.high[row - 32]
+            # Max pooling passes some gradients only: the ends may lie a pixel or two inside.
+            assert low <= rows.min() <= low + 2
+            assert high - 2 <= rows.max() <= high
+    assert reaches == [15, 7]  # A kernel of 3 x 1 makes the difference.
+    footprint.check(model, CHANNELS, 15, multiple)
+    with pytest.raises(UserError, match=r"pixels 15 away .* promises a reach of 14"):
+        footprint.check(model, CHANNELS, 14, multiple)
+    with pytest.raises(UserError, match=r"1/4 of the resolution, .* multiple 6 does not allow"):
+        footprint.check(model, CHANNELS, 100, 6)
+    with pytest.raises(UserError, match="'denoised' has 3 channels; expected 1"):
+        footprint.check(model, CHANNELS | {"denoised": 1}, 100, multiple)
+
+
+def test_an_argument_that_is_not_given_is_none():
+    class Optional(nn.Module):
+        def forward(self, image, noise_level=None):
+            return image if noise_level is None else image * noise_level
+
+    data = to_onnx(Optional(), {"image": torch.zeros(1, 3, 4, 4)}, "denoised", {})
+    assert [value.name for value in onnxfile.parse(data).inputs] == ["image"]
+
+
+class Wrapped(nn.Module):
+    """A function of an image and of one module."""
+
+    def __init__(self, function, module):
+        super().__init__()
+        self.function, self.module = function, module
+
+    def forward(self, image):
+        return self.function(image) if self.module is None else self.function(image, self.module)
+
+
+@pytest.mark.parametrize(
+    ("function", "module", "words"),
+    [
+        (lambda x: torch.fft.fft2(x).real, None, "no ONNX form here"),
+        (lambda x: x.flip(2), None, "the operation flip has no ONNX form here"),
+        (lambda x, norm: norm(x), nn.BatchNorm2d(3), "BatchNorm2d has no ONNX form here"),
+        (lambda x: x * x.shape[2], None, "no ONNX form here"),
+        (lambda x, _: x, nn.Conv2d(3, 3, 1), "module.bias, module.weight take no part"),
+        (
+            lambda x: functional.interpolate(x, scale_factor=2, mode="bilinear"),
+            None,
+            "interpolate.* no ONNX form here",
+        ),
+        (lambda x: functional.gelu(x, approximate="tanh"), None, "approximate='tanh'"),
+        (lambda x: x.chunk(2, dim=1)[0], None, "even parts of dim 1"),
+        (
+            lambda x, conv: conv(x),
+            nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular"),
+            "'circular' has no ONNX form here",
+        ),
+    ],
+)
+def test_other_operations_are_named(function, module, words):
+    with pytest.raises(UserError, match=words):
+        to_onnx(Wrapped(function, module), {"image": torch.zeros(1, 3, 8, 8)}, "denoised", {})
+
+
+# Graphs that a hostile file could hold
+
+
+def graph(*nodes, weights=None):
+    """A parsed model of nodes (operator, inputs, settings); each makes "1", "2" ... , the last "denoised"."""
+    names = [str(index + 1) for index in range(len(nodes) - 1)] + ["denoised"]
+    made = [
+        onnxfile.Node(op_type, "", tuple(inputs), (name,), settings)
+        for (op_type, inputs, settings), name in zip(nodes, names, strict=True)
+    ]
+    value = onnxfile.Value("image", 1, ("", 3, "", "")), onnxfile.Value("denoised", 1, ("",))
+    return onnxfile.Model({}, weights or {}, tuple(made), value[:1], value[1:], {"": 17}, "")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        ([("MaxPool", ["image"], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]})], None),
+        ([("MaxPool", ["image"], {"kernel_shape": [3, 3]})], "nothing is left"),
+        ([("MaxPool", ["image"], {"kernel_shape": [1, 1], "pads": [1] * 4})], "not the size"),
+        ([("MaxPool", ["image"], {"kernel_shape": [10**9] * 2})], "kernel_shape is 1000000000"),
+        ([("MaxPool", ["image"], {"kernel_shape": [3]})], "kernel_shape is"),
+        (
+            [("MaxPool", ["image"], {"auto_pad": "SAME_UPPER"})],
+            r"unexpected settings \['auto_pad'\]",
+        ),
+        ([("DepthToSpace", ["image"], {"blocksize": 2})], "do not divide into 2 x 2"),
+        ([("SpaceToDepth", ["image"], {"blocksize": 0})], "blocksize is 0"),
+        ([("SpaceToDepth", ["image"], {"blocksize": 4})], "multiple 2 does not allow"),
+        ([("SpaceToDepth", ["image"], {"blocksize": 2})], "not the size"),
+        ([("Concat", ["image", "image"], {"axis": 2})], "side by side"),
+        ([("Concat", ["image", "image"], {"axis": 1})], "6 channels; expected 3"),
+        (
+            [("Concat", ["image"] * 2, {"axis": 1})]
+            + [("Concat", [str(i)] * 2, {"axis": 1}) for i in range(1, 20)],
+            "98304 channels; expected 1 to 65536",
+        ),
+        ([("Add", ["image"], {})], "expected two pictures"),
+        ([("Add", ["image", ""], {})], "expected two pictures"),
+        ([("Relu", [], {})], "its input 0 is not a picture"),
+        ([("Relu", ["w"], {})], "its input 0 is not a picture"),
+        ([("Add", ["image", "w"], {})], "numbers of shape"),
+        ([("Conv", ["image", "image"], {})], "is not given in the file"),
+        ([("Conv", ["image", "w"], {})], "not a kernel"),
+        ([("Split", ["image"], {"axis": 2})], "even parts"),
+        ([("Gather", ["image", "channels"], {"axis": 1})], "not among the 3"),
+        ([("Gather", ["image", "w"], {"axis": 1})], "a list of channels"),
+        ([("Pad", ["image", "pads"], {"mode": "reflect"})], "mirrors more than the 2 rows"),
+        ([("Pad", ["image", "pads"], {"mode": "constant"})], "expected reflect or edge"),
+        ([("Pad", ["image", "w"], {"mode": "edge"})], "height and width alone"),
+        ([("Resize", ["image", "", "w"], {"mode": "linear"})], "expected nearest"),
+        ([("Constant", [], {"value": np.float32(1)})], "not the size|value is"),
+    ],
+)
+def test_hostile_graphs_are_refused(nodes, words):
+    weights = {
+        "w": np.zeros((2, 2), np.float32),
+        "channels": np.int64([0, 3]),
+        "pads": np.int64([0, 0, 2, 2, 0, 0, 2, 2]),
+    }
+    model = graph(*nodes, weights=weights)
+    if words is None:
+        footprint.check(model, CHANNELS, 1, 2)
+        return
+    with pytest.raises(UserError, match=words):
+        footprint.check(model, CHANNELS, 4000, 2)
+
+
+def test_too_many_operators_are_refused(monkeypatch):
+    monkeypatch.setattr(footprint, "MAX_NODES", 1)
+    with pytest.raises(UserError, match="2 operators; at most 1"):
+        footprint.check(graph(("Relu", ["image"], {}), ("Relu", ["1"], {})), CHANNELS, 0, 1)
+
+
+def test_a_resize_that_is_no_whole_number_is_refused():
+    how = {
+        "mode": "nearest",
+        "nearest_mode": "floor",
+        "coordinate_transformation_mode": "asymmetric",
+    }
+    for factors in (
+        [1, 1, 1.5, 1.5],
+        [1, 2, 1, 1],
+        [1, 1, np.nan, 1],
+        [1, 1, 1e9, 1],
+        [1, 1, -1, 1],
+    ):
+        weights = {"factors": np.float32(factors)}
+        model = graph(("Resize", ["image", "", "factors"], how), weights=weights)
+        with pytest.raises(UserError, match="expected whole ones"):
+            footprint.check(model, CHANNELS, 0, 1)
+    weights = {"factors": np.float32([1, 1, 2, 2])}
+    model = graph(("Resize", ["image", "", "factors"], how), weights=weights)
+    with pytest.raises(UserError, match="finer resolution than the image"):
+        footprint.check(model, CHANNELS, 0, 1)
