@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,36 @@ def replacing(target: Path) -> Iterator[Path]:
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """``replacing`` for a folder: an old ``target`` is kept until the new one is whole.
+
+    Folders cannot be exchanged in one step: after ``kill -9`` between two renames the old one is found beside
+    the new one, hidden and with ``.old`` at its end.
+    """
+    target = Path(target)
+    part = Path(
+        tempfile.mkdtemp(
+            dir=target.parent, prefix=f".{target.stem}.", suffix=f".part{target.suffix}"
+        )
+    )
+    old = part.with_name(f"{part.name}.old")
+    try:
+        part.chmod(0o777 & ~_umask())
+        yield part
+        os.sync()
+        if target.exists():
+            target.rename(old)
+        part.rename(target)
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        for left in (part, old):
+            if left.is_symlink() or left.is_file():
+                left.unlink()
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _umask() -> int:

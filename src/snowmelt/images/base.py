@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snowmelt.errors import UserError
-from snowmelt.files import replacing
+from snowmelt.files import replacing, replacing_folder
 
 Array = NDArray[np.generic]
 
@@ -79,13 +79,15 @@ class Image:
     A format derives from it and fills in ``read_rows`` and ``write_like``. ``bands`` given to
     ``write_like`` are arrays (rows, W, channels) of ``layout.dtype``: plane 0 from the top to the
     bottom, then plane 1; together they hold every pixel once. The number of rows in a band is the
-    caller's choice and may vary.
+    caller's choice and may vary. ``value_range`` holds the least and the greatest value that the file can
+    store, both included; None: those of the number type.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
 
     path: Path
     layout: Layout
+    value_range: tuple[int, int] | None = None
 
     def read_rows(self, plane: int, start: int, stop: int) -> Array:
         """Rows ``start:stop`` of a plane as (stop - start, W, channels), in the stored number type."""
@@ -137,10 +139,10 @@ def reading(path: str | Path, kind: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writing(target: Path) -> Iterator[Path]:
+def writing(target: Path, *, folder: bool = False) -> Iterator[Path]:
     """``files.replacing``, where a full disk or a forbidden folder is a UserError that names the file."""
     try:
-        with replacing(target) as part:
+        with (replacing_folder if folder else replacing)(target) as part:
             yield part
     except OSError as error:
         raise UserError(f"{target}: cannot be written: {error.strerror or error}") from error
