@@ -1,0 +1,181 @@
+"""The command line in this process: exit codes, messages, what is written and what is not."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from snowmelt import training
+from snowmelt.cli import main
+from snowmelt.recipe import read
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def tiny(source: Path, folder: Path, *more: object) -> tuple[object, ...]:
+    return (
+        "train", "--data", source, "--widths", 4, 3, "--epochs", 2, "--batch", 4, "-o", folder, "--quiet",
+        *more,
+    )  # fmt: skip
+
+
+def test_training_prints_the_table_and_the_verdict(
+    pairs_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*tiny(pairs_file, tmp_path / "run")) == 0
+    lines = capsys.readouterr().out
+    for word in ("noisy", "Gaussian blur (sigma", "median (size", "non-local means (h", "clipped"):
+        assert word in lines
+    assert "the network: worse than doing nothing" in lines  # after two epochs
+    assert (tmp_path / "run" / "scores.json").exists()
+
+
+def test_flags_and_set_reach_the_recipe(pairs_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    more = ("--lr", "2e-3", "--kernel-size", 5, "--set", "training.loss=l1", "--set", "data.seed=7")
+    assert run(*tiny(pairs_file, folder, *more)) == 0
+    recipe = read(str(folder / "recipe.toml"))
+    assert recipe.network.widths == (4, 3)
+    assert recipe.network.kernel_size == 5
+    assert recipe.optimizer.lr == 2e-3
+    assert recipe.training.loss == "l1"
+    assert recipe.data.seed == 7
+    assert recipe.data.source == str(pairs_file)
+
+
+def test_paths_in_the_recipe_are_absolute(
+    pairs_file: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = tiny(Path(pairs_file.name), Path("run"), "--photos", photo.name)
+    assert run(*arguments) == 0
+    recipe = read("run/recipe.toml")
+    assert recipe.pictures.photos == (str(photo),)
+    assert Path(recipe.data.source).is_absolute()
+
+
+def test_resume_goes_on_and_takes_no_recipe(
+    pairs_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert run(*tiny(pairs_file, folder)) == 0
+    assert run("train", "--resume", "-o", folder, "--quiet") == 0
+    assert run("train", "--resume", "-o", folder, "--lr", 1) == 2
+    assert "leave --force and the recipe's flags out" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_a_usable_run_and_says_how_to_go_on(
+    pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    import os
+    import signal
+
+    ordinary = training.Run.step
+
+    def step(self: training.Run) -> tuple[float, int]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return ordinary(self)
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Run, "step", step)
+        assert run(*tiny(pairs_file, folder)) == 130
+    assert f"snowmelt train --resume -o {folder}" in capsys.readouterr().out
+    assert (folder / "model.onnx").exists()
+    assert run("train", "--resume", "-o", folder, "--quiet") == 0
+
+
+def test_the_demo_goes_on_by_itself(
+    pairs_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("demo", *tiny(pairs_file, tmp_path / "run")[1:])
+    assert run(*arguments) == 0
+    written = (tmp_path / "run" / "last.ckpt").stat().st_mtime_ns
+    assert run(*arguments) == 0
+    assert (tmp_path / "run" / "photos.png").exists()
+    assert (tmp_path / "run" / "last.ckpt").stat().st_mtime_ns >= written
+    capsys.readouterr()
+    assert run(*arguments, "--epochs", "3") == 2
+    message = capsys.readouterr().err
+    assert "training.epochs = 2, not 3" in message
+    assert "--force" in message
+    assert run(*arguments, "--epochs", "3", "--force") == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--widths", "0"), "each of 1 channel or more"),
+        (("--kernel-size", "4"), "expected odd numbers"),
+        (("--activation", "gelu"), "'gelu' is unknown"),
+        (("--lr", "-1"), "expected a number above 0"),
+        (("--epochs", "0"), "expected 1 or more"),
+        (("--loss", "mae"), "known: l1, mse"),
+        (("--set", "optimizer.lrate=1"), "did you mean 'lr'"),
+        (("--set", "lr"), "expected TABLE.KEY=VALUE"),
+        (("--set", "training.epochs=many"), "expected a whole number"),
+        (("--sha256", "00"), "the recipe expects 00"),
+        (("--photos", "none.jpg"), "none.jpg"),
+        (("--from", "none.onnx"), "none.onnx"),
+        (("--data", "none.h5"), "none.h5: no such file"),
+    ],
+)
+def test_bad_flags_are_told_and_nothing_is_written(
+    flags: tuple[str, ...],
+    message: str,
+    pairs_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(*tiny(pairs_file, tmp_path / "run", *flags)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("snowmelt: error: ")
+    assert message in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_words_that_argparse_refuses_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["train", "--epochs", "x"], ["trian"], []):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+        assert "usage: snowmelt" in capsys.readouterr().err
+
+
+def test_pictures_of_other_sizes_train_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "odd.h5"
+    with h5py.File(path, "w") as file:
+        for name, shape in (("train", (5, 9, 14)), ("test", (1, 7, 6))):
+            file[f"{name}_gt"] = rng.integers(0, 65536, shape, np.uint16)
+            file[f"{name}_ns"] = rng.integers(0, 65536, shape, np.uint16)
+    assert run(*tiny(path, tmp_path / "run")) == 0
+
+
+def test_a_full_disk_is_told(
+    pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training, "store", full)
+    assert run(*tiny(pairs_file, tmp_path / "run")) == 2
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_without_torch_training_says_what_to_install(
+    pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    import sys
+
+    monkeypatch.delitem(sys.modules, "snowmelt.training")
+    monkeypatch.delattr("snowmelt.training", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert run(*tiny(pairs_file, tmp_path / "run")) == 2
+    assert 'pip install "snowmelt[train]"' in capsys.readouterr().err
