@@ -466,6 +466,8 @@ def _two_outputs(message):
     [
         (lambda m: _node(m, op_type="LSTM"), "operator 'LSTM'; .*plain tensor arithmetic"),
         (lambda m: _node(m, op_type="If"), "operator 'If'"),
+        (lambda m: _node(m, domain="ai.onnx"), "operator 'ai.onnx.Conv'"),
+        (lambda m: m.update(ir_version=-1), "not an ONNX file"),
         (lambda m: _node(m, domain="com.microsoft"), "operator 'com.microsoft.Conv'"),
         (lambda m: m["opset_import"].append({"domain": "x", "version": 1}), "operator set 'x'"),
         (lambda m: m.update(opset_import=[{"domain": "", "version": 99}]), "version 99"),

@@ -280,7 +280,7 @@ def _checked(path: Path, data: bytes) -> ModelFile:
 
 def _check_operators(model: onnxfile.Model) -> None:
     for domain, version in model.opsets.items():
-        if domain not in ("", "ai.onnx") or version not in OPSETS:
+        if domain or version not in OPSETS:
             raise UserError(
                 f"it needs version {version} of the operator set {short(domain)}; expected ONNX's "
                 f"own, version {OPSETS[0]} to {OPSETS[-1]}"
@@ -288,7 +288,7 @@ def _check_operators(model: onnxfile.Model) -> None:
     if not model.opsets:
         raise UserError("damaged: it does not say which operator set it uses")
     for node in model.nodes:
-        if node.domain not in ("", "ai.onnx") or node.op_type not in footprint.RULES:
+        if node.domain or node.op_type not in footprint.RULES:
             name = f"{node.domain}.{node.op_type}".lstrip(".")
             raise UserError(
                 f"it uses the operator {short(name)}; a denoiser may use plain tensor arithmetic "

@@ -342,7 +342,7 @@ def _text(data: memoryview, where: str) -> str:
 def parse(data: bytes) -> Model:
     """Read and check an ONNX model. The arrays are copies. Raises UserError, without a file's name."""
     message = decode(data)
-    if "graph" not in message or "ir_version" not in message:
+    if "graph" not in message or message.get("ir_version", 0) < 1:
         raise UserError("not an ONNX file: it has no graph")
     graph = message["graph"]
     initializers: dict[str, NDArray[Any]] = {}
