@@ -85,6 +85,35 @@ def test_network_comes_back_bit_for_bit(tmp_path, config):
     assert 0 <= difference < 1e-5
 
 
+class Conditioned(torch.nn.Module):
+    """A network that is told the noise level and works at half the resolution."""
+
+    architecture, reach, multiple, conditioned = "conditioned", 3, 2, True
+
+    def __init__(self, channels=3):
+        super().__init__()
+        self.config = {"channels": channels}
+        self.convolution = torch.nn.Conv2d(4 * channels + 4, 4 * channels, 3, padding=1)
+
+    def forward(self, image, noise_level):
+        both = torch.cat([image, noise_level], dim=1)
+        packed = torch.nn.functional.pixel_unshuffle(both, 2)
+        return image + torch.nn.functional.pixel_shuffle(self.convolution(packed), 2)
+
+
+def test_a_network_that_is_told_the_noise_level(tmp_path, monkeypatch):
+    monkeypatch.setitem(models.MODELS, "conditioned", Conditioned)
+    monkeypatch.setattr(modelfile, "ARCHITECTURES", ("recipe-cnn", "conditioned"))
+    with torch.random.fork_rng():
+        made = Conditioned()
+    assert modelfile.write(tmp_path / "m.onnx", made, modelfile.make_header(made)) < 1e-5
+    header = modelfile.read(tmp_path / "m.onnx").header
+    assert header.inputs == ("image", "noise_level")
+    assert (header.conditioned, header.multiple) == (True, 2)
+    again = modelfile.load_network(tmp_path / "m.onnx")
+    assert torch.equal(again.convolution.weight, made.convolution.weight)
+
+
 def test_training_goes_on_from_a_loaded_network(path):
     again = modelfile.load_network(path).train()
     again(torch.ones(1, 1, 8, 8)).sum().backward()
