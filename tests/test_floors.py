@@ -10,7 +10,7 @@ FLOORS = [
     {"errors", "files"},
     {"images", "metrics", "noise", "recipe", "shapes", "tiles", "onnxfile"},
     {"baselines", "data", "footprint", "models", "photos"},
-    {"export", "figures"},
+    {"export", "figures", "looks"},
     {"modelfile"},
     {"keras_import"},
     {"engines"},

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from snowmelt import modelfile, training
+from snowmelt import looks, modelfile, training
 from snowmelt.errors import UserError
 from snowmelt.recipe import Optimizer, Recipe, from_dict
 from snowmelt.training import Run, Stack, batch_of, learning_rate, resume, train
@@ -128,8 +128,9 @@ def test_a_run_leaves_what_it_promises(pairs_file: Path, photo: Path, tmp_path: 
     recipe = replace(recipe, pictures=replace(recipe.pictures, photos=(str(photo),)))
     assert train(recipe, tmp_path / "run", quiet=True)
     assert sorted(item.name for item in (tmp_path / "run").iterdir()) == [
-        "curves.png", "epoch-000.png", "epoch-002.png", "epoch-003.png", "last.ckpt", "log.jsonl",
-        "model.onnx", "pair.png", "photos.png", "recipe.toml",
+        "curves.png", "epoch-000.npz", "epoch-000.png", "epoch-002.npz", "epoch-002.png",
+        "epoch-003.npz", "epoch-003.png", "last.ckpt", "log.jsonl", "model.onnx", "pair.png",
+        "photos.png", "pictures.npz", "recipe.toml",
     ]  # fmt: skip
     log = rows(tmp_path / "run")
     assert [row["epoch"] for row in log] == [1, 2, 3]
@@ -291,7 +292,29 @@ def test_a_run_is_not_overwritten_unless_forced(pairs_file: Path, tmp_path: Path
         train(small(pairs_file), tmp_path / "run", quiet=True)
     train(small(pairs_file, epochs=1), tmp_path / "run", quiet=True, force=True)
     assert len(rows(tmp_path / "run")) == 1
-    assert not (tmp_path / "run" / "epoch-002.png").exists()
+    assert not list((tmp_path / "run").glob("epoch-002.*"))
+
+
+def test_pictures_of_the_user_in_the_folder_stay(pairs_file: Path, tmp_path: Path) -> None:
+    mine = [tmp_path / name for name in ("mine.png", "mine.npz")]
+    for path in mine:
+        path.write_bytes(b"precious")
+    train(small(pairs_file, epochs=1), tmp_path, quiet=True)
+    train(small(pairs_file, epochs=1), tmp_path, quiet=True, force=True)
+    assert all(path.read_bytes() == b"precious" for path in mine)
+
+
+def test_each_look_is_kept_exactly(pairs_file: Path, photo: Path, tmp_path: Path) -> None:
+    recipe = small(pairs_file)
+    recipe = replace(recipe, pictures=replace(recipe.pictures, photos=(str(photo),)))
+    run = Run.prepare(recipe, tmp_path / "run", quiet=True)
+    run.go()
+    pictures, kept = looks.read_pictures(run.folder), looks.read_looks(run.folder)
+    assert [each.name for each in pictures] == ["held-out pair", "photo"]
+    assert [*kept] == [0, 2, 3]
+    for picture, denoised in zip(pictures, kept[3], strict=True):
+        expected = run.denoise(torch.from_numpy(picture.noisy)[None, None])[0, 0].numpy()
+        assert np.array_equal(denoised, expected)
 
 
 def test_resuming_needs_a_run_its_recipe_and_its_data(pairs_file: Path, tmp_path: Path) -> None:

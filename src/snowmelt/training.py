@@ -5,8 +5,8 @@ run that was stopped ends with the same weights, bit for bit, as one that was no
 threads).
 
 A run folder holds `recipe.toml`, `log.jsonl` (a row an epoch), `model.onnx`, `last.ckpt` (the resumable
-state, private to this module), `curves.png`, `pair.png`, `photos.png` and `epoch-NNN.png`. Each file
-appears whole or not at all.
+state, private to this module), `curves.png`, `pair.png`, `photos.png`, `epoch-NNN.png`, and the numbers
+behind the pictures (module `looks`). Each file appears whole or not at all.
 
 Shapes: B batch, H height, W width; pictures are (B, 1, H, W) float32 in [0, 1].
 """
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from snowmelt import figures, modelfile
+from snowmelt import figures, looks, modelfile
 from snowmelt import recipe as recipes
 from snowmelt.data import Dataset, Pairs, check_sha256, fetch, is_url, read_dataset
 from snowmelt.errors import UserError
@@ -45,6 +45,10 @@ from snowmelt.shapes import write_dataset
 
 PSNR_PROTOCOL = "mean over the pictures of PSNR, output clipped to [0, 1], data range 1"
 STATE_FORMAT = 1
+LEFT_BY_A_RUN = (
+    "epoch-[0-9]*.png", "epoch-[0-9]*.npz", "pictures.npz", "curves.png", "pair.png", "photos.png",
+    "last.ckpt", "model.onnx", "scores.json", "report.html",
+)  # fmt: skip
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": functional.mse_loss,
     "l1": functional.l1_loss,
@@ -95,8 +99,9 @@ def train(recipe: Recipe, folder: Path, *, quiet: bool = False, force: bool = Fa
             "replace it with --force"
         )
     run = Run.prepare(recipe, folder, quiet=quiet)
-    for old in [*folder.glob("*.png"), *(folder / name for name in ("last.ckpt", "model.onnx"))]:
-        old.unlink(missing_ok=True)
+    for pattern in LEFT_BY_A_RUN:
+        for old in folder.glob(pattern):
+            old.unlink()
     recipes.write(run.recipe, folder / "recipe.toml")
     return run.go()
 
@@ -274,6 +279,7 @@ class Run:
         test = self.dataset.test
         _say(self.quiet, summary(self.state.network, *test.noisy.shape[1:]))
         pair = NoisyPhoto(f"held-out pair of {self.dataset.name}", test.noisy[0], test.clean[0])
+        looks.write_pictures(self.folder, self.pictures())
         figures.draw_pair(self.folder / "pair.png", pair)
         if self.photos:
             figures.draw_photos(self.folder / "photos.png", self.photos)
@@ -341,12 +347,19 @@ class Run:
     def look(self) -> None:
         """Draw what the network does now: a held-out pair and the photos."""
         epoch = self.state.step // self.steps_per_epoch
-        first = NoisyPhoto("held-out pair", self.dataset.test.noisy[0], self.dataset.test.clean[0])
-        triples = [
-            (photo, self.denoise(torch.from_numpy(photo.noisy)[None, None])[0, 0].numpy())
-            for photo in [first, *self.photos]
+        pictures = self.pictures()
+        denoised = [
+            self.denoise(torch.from_numpy(each.noisy)[None, None])[0, 0].numpy()
+            for each in pictures
         ]
+        looks.write_look(self.folder, epoch, denoised)
+        triples = [*zip(pictures, denoised, strict=True)]
         figures.draw_epoch(self.folder / f"epoch-{epoch:03d}.png", epoch, triples)
+
+    def pictures(self) -> list[NoisyPhoto]:
+        """What is looked at: a held-out pair and the photos."""
+        test = self.dataset.test
+        return [NoisyPhoto("held-out pair", test.noisy[0], test.clean[0]), *self.photos]
 
     def save(self) -> None:
         """Write the log and then the state; after a crash between the two, the state counts."""
