@@ -1,0 +1,467 @@
+"""A denoiser is a function: array in, array out, same shape, same number type.
+
+Here is what surrounds the network: scale, tiles, what is not finite, what is not its business (opacity). All
+of it works on bands of rows, so that arrays in memory and files larger than memory go the same way.
+
+The network's *change* is added to the values as they came, instead of scaling its output back: then a network
+that changes nothing gives back every bit, and blending is exact at both ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from snowmelt import engines, modelfile, tiles
+from snowmelt.errors import UserError, nearest
+from snowmelt.images.base import Array, Image, Layout
+from snowmelt.modelfile import Header, ModelFile
+
+NOT_FINITE = ("keep", "fail")
+# Smaller tiles stay in the processor's cache, larger ones lose less to their overlap: 32 times the reach
+# loses 12 percent. Measured in benchmarks/engine.py.
+SMALLEST, LARGEST, IN_REACHES = 384, 2048, 32
+MEMORY = 2**29
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to denoise.
+
+    Attributes:
+        noise: Standard deviation of the noise as a part of the value range, for models that ask for it.
+        strength: 0 gives the input back, 1 the network's result, between them a blend.
+        value_range: Values that stand for black and white; None: see ``Scale.choose``.
+        nan: "keep": values that are not finite come back as they are; "fail": they are an error.
+    """
+
+    noise: float | None = None
+    strength: float = 1.0
+    value_range: tuple[float, float] | None = None
+    nan: str = "keep"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise UserError(f"strength {self.strength}: expected 0 (the input) to 1 (denoised)")
+        if self.nan not in NOT_FINITE:
+            raise UserError(f"nan {self.nan!r} is unknown; {nearest(self.nan, NOT_FINITE)}")
+        if self.noise is not None and not 0 <= self.noise < math.inf:
+            raise UserError(f"noise of {self.noise} of the range: expected 0 or more")
+        if self.value_range is not None:
+            low, high = self.value_range
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise UserError(f"value range {low} to {high}: expected two numbers, black first")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Between an image's values and the network's: ``low`` stands for 0, ``high`` for 1.
+
+    Integers are rounded and clipped to ``limits``; floats have none.
+    """
+
+    dtype: np.dtype[Any]
+    low: float
+    high: float
+    limits: tuple[float, float] | None
+
+    @classmethod
+    def choose(
+        cls,
+        dtype: np.dtype[Any],
+        value_range: tuple[float, float] | None,
+        header: Header,
+        stored: tuple[float, float] | None = None,
+    ) -> Scale:
+        """The given range; else what the file says it stores; else, for 8 and 16 bits, all of the type.
+
+        For other types it is the model's own range. Raises UserError where nobody says what is black and
+        white.
+        """
+        if dtype.kind not in "uif":
+            raise UserError(f"an image of {dtype}: expected integers or floats")
+        limits = None if dtype.kind == "f" else stored or _limits(dtype)
+        chosen = value_range or stored
+        if chosen is None:
+            chosen = limits if limits and dtype.itemsize <= 2 else header.value_range
+        if chosen is None:
+            raise UserError(
+                f"an image of {dtype}: which values stand for black and white is said neither by the image "
+                "nor by the model; say it: --range LOW HIGH, in Python value_range=(low, high)"
+            )
+        low, high = chosen
+        return cls(dtype, float(low), float(high), limits)
+
+    @property
+    def span(self) -> float:
+        """From black to white."""
+        return self.high - self.low
+
+    @property
+    def _work(self) -> type[np.floating[Any]]:
+        """Type for the arithmetic: float32 holds every 16-bit integer."""
+        small = np.can_cast(self.dtype, np.float32)
+        return np.float32 if small else np.float64
+
+    def to_network(self, values: Array) -> NDArray[np.float32]:
+        """Values of the image in the network's units."""
+        scaled = np.subtract(values, self.low, dtype=self._work)
+        scaled /= self.span
+        return scaled.astype(np.float32, copy=False)
+
+    def changed(self, values: Array, change: NDArray[np.float32], strength: float) -> Array:
+        """Values of the image with a part of the change (in the network's units) applied."""
+        result = np.multiply(change, self.span * strength, dtype=self._work)
+        result += values
+        if self.limits is None:
+            return result
+        return np.clip(np.rint(result, out=result), *self.limits, out=result)
+
+
+def _limits(dtype: np.dtype[Any]) -> tuple[float, float]:
+    information = np.iinfo(dtype)
+    low, high = float(information.min), float(information.max)
+    # The largest 64-bit integers are no floats; the next float above them would overflow.
+    return low, high if dtype.itemsize < 8 else float(np.nextafter(high, 0))
+
+
+class Denoiser:
+    """A model and what runs it, as a function of an array; see `load`.
+
+    Attributes:
+        model: The model file, its header in ``model.header``.
+        engine: What runs it; ``engine.precision`` is "bf16" or "f32".
+        tile: Largest side of a tile in pixels.
+    """
+
+    def __init__(
+        self, model: ModelFile, engine: engines.Engine, *, tile: int | None = None
+    ) -> None:
+        self.model = model
+        self.engine = engine
+        self.tile = _largest_tile(model.header, engine) if tile is None else tile
+        if self.tile < 1:
+            raise UserError(f"tile {tile}: expected a number of pixels")
+
+    @property
+    def header(self) -> Header:
+        """What the model says about itself."""
+        return self.model.header
+
+    def __call__(
+        self,
+        array: ArrayLike,
+        *,
+        sigma: float | None = None,
+        strength: float = 1.0,
+        value_range: tuple[float, float] | None = None,
+        channel_axis: int | None = None,
+        nan: str = "keep",
+    ) -> NDArray[Any]:
+        """Denoise an array.
+
+        Args:
+            array: (..., H, W); with ``channel_axis`` one more axis, that of the colours. It is left as it is.
+            sigma: Standard deviation of the noise in the array's units, for models that ask for it.
+            strength: 0 gives the input back, 1 the network's result, between them a blend.
+            value_range: Values that stand for black and white. 8 and 16-bit integers span their type
+                where it is not given; other types need it, from here or from the model.
+            channel_axis: Axis of the colours. A model for grey images does them one by one.
+            nan: "keep": values that are not finite come back as they are, with a warning; "fail": an error.
+
+        Returns:
+            An array of the same shape and number type. Integers are rounded and clipped, floats are not.
+
+        Raises:
+            UserError: for what the model cannot do with this array.
+
+        Example:
+            >>> denoise = snowmelt.load("model.onnx")
+            >>> clean = denoise(noisy, value_range=(0, 1))
+        """
+        given = np.asarray(array)
+        image = _InMemory(given, channel_axis)
+        settings = Settings(strength=strength, value_range=value_range, nan=nan)
+        run = _Run(self, image, settings, sigma)
+        result = np.empty(given.shape, given.dtype)
+        _InMemory(result, channel_axis).write_like(Path(), run.bands())
+        if run.not_finite:
+            warnings.warn(f"{_count(run.not_finite)} came back as they were", stacklevel=2)
+        return result
+
+    def denoise_image(
+        self,
+        image: Image,
+        target: Path,
+        settings: Settings | None = None,
+        progress: Callable[[int], object] = lambda _: None,
+    ) -> int:
+        """Denoise an image file into ``target``, in bands, so that it may be larger than memory.
+
+        ``progress`` is called with the number of pixels done since the last call. Returns how many values
+        were not finite and came back as they were.
+        """
+        run = _Run(self, image, settings or Settings())
+        with contextlib.closing(run.bands(progress)) as bands:
+            image.write_like(target, bands)
+        return run.not_finite
+
+
+def load(
+    model: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    tile: int | None = None,
+    threads: int | None = None,
+) -> Denoiser:
+    """Make a denoiser of a model file, or of the name of a model that ships with Snowmelt.
+
+    Args:
+        model: Path of a file that `snowmelt train` or `snowmelt convert` wrote, or a shipped model's name.
+        device: "auto", "cpu", "cuda" or "mps".
+        precision: "bf16" is fast, "f32" the same to the last bit at every call; "auto" is bf16 where the
+            hardware has it.
+        tile: Largest side in pixels of what the network sees at once; None: from the memory there is. The
+            result does not depend on it.
+        threads: Of the processor; None: all.
+
+    Raises:
+        UserError: if there is no such model, or the file is no good, or the device is not there.
+    """
+    read = modelfile.read(find_model(model))
+    engine = engines.choose(read, device=device, precision=precision, threads=threads)
+    return Denoiser(read, engine, tile=tile)
+
+
+def find_model(model: str | os.PathLike[str]) -> Path:
+    """Path of a model, given as a path or as the name of one that ships."""
+    path = Path(model)
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return path
+    names = shipped_models()
+    if path.name in names:
+        return names[path.name]
+    known = nearest(path.name, names) if names else "none ships with this version"
+    raise UserError(f"model {path.name!r}: no such file, nor a shipped model ({known})")
+
+
+def shipped_models() -> dict[str, Path]:
+    """Name and path of each model that ships."""
+    folder = Path(str(resources.files("snowmelt"))) / "weights"
+    return {path.stem: path for path in sorted(folder.glob("*.onnx"))}
+
+
+def _largest_tile(header: Header, engine: engines.Engine) -> int:
+    memory = min(MEMORY, engines.available_memory() // 4)
+    side = math.isqrt(memory // engine.pixel_bytes)
+    wanted = min(max(SMALLEST, IN_REACHES * header.reach), LARGEST, side)
+    shortest = tiles.smallest_tile(header.reach, header.multiple)
+    return max(wanted // tiles.STEP * tiles.STEP, shortest)
+
+
+class _InMemory(Image):
+    """An array as an image: the axes before Y and X are planes."""
+
+    def __init__(self, array: NDArray[Any], channel_axis: int | None) -> None:
+        _check_array(array, channel_axis)
+        self._pixels = (
+            array[..., None] if channel_axis is None else np.moveaxis(array, channel_axis, -1)
+        )
+        *leading, height, width, channels = self._pixels.shape
+        self._leading = tuple(leading)
+        shape = (math.prod(leading), height, width, channels)
+        self.layout = Layout(shape, "QYXS", array.dtype)
+
+    def _plane(self, plane: int) -> NDArray[Any]:
+        return (
+            self._pixels[np.unravel_index(plane, self._leading)] if self._leading else self._pixels
+        )
+
+    def read_rows(self, plane: int, start: int, stop: int) -> Array:
+        return self._plane(plane)[start:stop]
+
+    def write_like(self, target: Path, bands: Iterator[Array]) -> None:
+        """Fill the array itself; there is no file."""
+        del target
+        plane, row = 0, 0
+        for band in bands:
+            self._plane(plane)[row : row + len(band)] = band
+            row = (row + len(band)) % self.layout.height
+            plane += row == 0
+
+
+def _check_array(array: NDArray[Any], channel_axis: int | None) -> None:
+    if array.ndim < 2 + (channel_axis is not None):
+        raise UserError(
+            f"an array of shape {array.shape}: expected (..., H, W), and channel_axis for one more"
+        )
+    if channel_axis is not None and not -array.ndim <= channel_axis < array.ndim:
+        raise UserError(f"channel_axis {channel_axis}: the array has {array.ndim} axes")
+    if array.size == 0:
+        raise UserError(f"an array of shape {array.shape} has no pixels")
+    if (
+        channel_axis is None
+        and array.ndim > 2
+        and array.shape[-1] in (3, 4)
+        and array.shape[-2] > 16
+    ):
+        raise UserError(
+            f"an array of shape {array.shape} looks like colour; say channel_axis=-1 (images that are "
+            f"{array.shape[-1]} pixels wide: give them one by one)"
+        )
+
+
+class _Run:
+    """One image going through a denoiser, band by band."""
+
+    def __init__(
+        self, denoiser: Denoiser, image: Image, settings: Settings, sigma: float | None = None
+    ) -> None:
+        header, layout = denoiser.header, image.layout
+        self._engine, self._image, self._settings = denoiser.engine, image, settings
+        stored = getattr(image, "value_range", None)
+        self._scale = Scale.choose(layout.dtype, settings.value_range, header, stored)
+        noise = settings.noise if sigma is None else sigma / self._scale.span
+        self._noise = _noise_level(header, noise)
+        self._colours = layout.channels - layout.alpha
+        self._groups = _groups(header, self._colours)
+        sides = [
+            tiles.fit_tile(length, denoiser.tile, header.reach, header.multiple)
+            for length in (layout.height, layout.width)
+        ]
+        self._rows, self._columns = (
+            tiles.windows(length, side, header.reach, header.multiple)
+            for length, side in zip((layout.height, layout.width), sides, strict=True)
+        )
+        self.not_finite = 0
+
+    def bands(self, progress: Callable[[int], object] = lambda _: None) -> Generator[Array]:
+        """The result from top to bottom, plane by plane.
+
+        Threads work on the next band's tiles while this one's last tiles are done and while it is written.
+        """
+        workers = self._engine.workers
+        ready: deque[tuple[Array, list[Future[None]]]] = deque()
+        pool = ThreadPoolExecutor(workers)
+        try:
+            for row, strip in self._strips():
+                ready.append(self._submit(pool, row, strip))
+                while sum(len(jobs) for _, jobs in list(ready)[1:]) >= workers:
+                    yield _finished(*ready.popleft(), progress)
+            while ready:
+                yield _finished(*ready.popleft(), progress)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _strips(self) -> Iterator[tuple[tiles.Window, Array]]:
+        layout = self._image.layout
+        for plane in range(layout.planes):
+
+            def read(start: int, stop: int, plane: int = plane) -> Array:
+                return self._image.read_rows(plane, start, stop)
+
+            yield from tiles.strips(read, layout.height, self._rows)
+
+    def _submit(
+        self, pool: ThreadPoolExecutor, row: tiles.Window, strip: Array
+    ) -> tuple[Array, list[Future[None]]]:
+        band = strip[row.kept].copy()
+        seen = self._finite(row, strip)
+        if self._settings.strength == 0:
+            return band, []
+        jobs = [
+            pool.submit(self._tile, seen, band, row, column, group)
+            for column in self._columns
+            for group in self._groups
+        ]
+        return band, jobs
+
+    def _tile(
+        self, strip: Array, band: Array, row: tiles.Window, column: tiles.Window, group: slice
+    ) -> None:
+        """Run the network on one window and put what it changes into the band."""
+        seen = self._scale.to_network(tiles.cut(strip[..., group], row, column))
+        inputs = [np.ascontiguousarray(np.moveaxis(seen, 2, 0))[None]]
+        if self._noise is not None:
+            inputs.append(np.full((1, 1, *seen.shape[:2]), self._noise, np.float32))
+        result = self._engine(inputs)[0, :, row.kept, column.kept]
+        change = np.moveaxis(result, 0, 2) - seen[row.kept, column.kept]
+        part = band[:, column.keep_start : column.keep_stop, group]
+        part[...] = self._scale.changed(part, change, self._settings.strength)
+
+    def _finite(self, row: tiles.Window, strip: Array) -> Array:
+        """The strip without what is not finite, which is counted."""
+        if strip.dtype.kind != "f":
+            return strip
+        good = np.isfinite(strip[..., : self._colours])
+        if good.all():
+            return strip
+        bad = int(np.count_nonzero(~good[row.kept]))
+        self.not_finite += bad
+        if bad and self._settings.nan == "fail":
+            first = row.keep_start + int(np.argmin(good[row.kept].all(axis=(1, 2))))
+            raise UserError(
+                f"{_count(bad)} in row {first} and below; correct them, or keep them as they are: --nan keep"
+            )
+        return _filled(strip, good, (self._scale.low + self._scale.high) / 2)
+
+
+def _finished(band: Array, jobs: list[Future[None]], progress: Callable[[int], object]) -> Array:
+    for job in jobs:
+        job.result()
+    progress(band.shape[0] * band.shape[1])
+    return band
+
+
+def _filled(strip: NDArray[Any], good: NDArray[np.bool_], middle: float) -> Array:
+    """Each row's gaps bridged by straight lines; ``middle`` where nothing of a row is good.
+
+    A row is always whole here, so that this depends on no tile.
+    """
+    filled = strip.copy()
+    places = np.arange(strip.shape[1])
+    for row, channel in np.argwhere(~good.all(axis=1)):
+        known = good[row, :, channel]
+        line = filled[row, :, channel]
+        line[~known] = (
+            np.interp(places[~known], places[known], line[known]) if known.any() else middle
+        )
+    return filled
+
+
+def _count(values: int) -> str:
+    return f"{values:,} values that are not finite (NaN or infinite)"
+
+
+def _noise_level(header: Header, noise: float | None) -> float | None:
+    if header.conditioned and noise is None:
+        raise UserError("this model asks for the noise level; say it: --sigma, in Python sigma=")
+    if not header.conditioned and noise is not None:
+        raise UserError("this model knows one noise level only; leave --sigma (sigma=) out")
+    return noise
+
+
+def _groups(header: Header, colours: int) -> list[slice]:
+    """Which channels go through the network together."""
+    if header.channels == colours:
+        return [slice(0, colours)]
+    if header.channels == 1:
+        return [slice(channel, channel + 1) for channel in range(colours)]
+    found = "a grey image" if colours == 1 else f"an image of {colours} channels"
+    raise UserError(
+        f"this model is for {header.channels} channels, and this is {found}; use a model for grey images, "
+        "which does channels one by one, or say which axis is colour: --axes YXC, in Python channel_axis="
+    )

@@ -1,0 +1,236 @@
+"""What runs a model file's network: OpenVINO on processors, torch on CUDA and MPS.
+
+An engine takes and gives float32 (B, C, H, W) in the network's units and may be called from several threads.
+Compiling a network for a tile's shape takes 0.05 to 0.2 s and is remembered; OpenVINO's cache on disk was
+measured and saves nothing of that.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import math
+import os
+import platform
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snowmelt.errors import UserError, nearest
+from snowmelt.modelfile import ModelFile, assemble, need_torch
+
+Tensor = NDArray[np.float32]
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "bf16", "f32")
+SHAPES_KEPT = 8
+CORES_PER_STREAM = 8
+# Measured: 2 of the largest tensors are alive at a time in a chain of convolutions, 3.4 in a U-Net.
+TENSORS_ALIVE = 4
+
+
+class Engine(Protocol):
+    """Runs one network. ``workers`` threads keep it busy; a tile's pixel takes ``pixel_bytes`` of memory."""
+
+    precision: str
+    workers: int
+    pixel_bytes: int
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Run the network on the image and, where it asks for it, the noise level."""
+        ...
+
+
+def choose(
+    model: ModelFile, *, device: str = "auto", precision: str = "auto", threads: int | None = None
+) -> Engine:
+    """The engine for a device ("auto": a GPU that torch can use, else the processor) and a precision.
+
+    ``precision`` "auto" is bf16 where the hardware has it. ``threads`` limits the processor's cores.
+    """
+    for value, known in ((device, DEVICES), (precision, PRECISIONS)):
+        if value not in known:
+            what = "device" if known is DEVICES else "precision"
+            raise UserError(f"{what} {value!r} is unknown; {nearest(value, known)}")
+    if threads is not None and threads < 1:
+        raise UserError(f"threads {threads}: expected 1 or more")
+    if device == "auto":
+        device = _found_gpu() or "cpu"
+    elif device != "cpu":
+        _check_gpu(device)
+    if device == "cpu":
+        return OpenVino(model, precision, threads)
+    return Torch(model, device, precision)
+
+
+def _found_gpu() -> str | None:
+    """ "cuda" or "mps" where torch can use it. Importing torch takes 1.5 s: first the cheap signs."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    apple = sys.platform == "darwin" and platform.machine() == "arm64"
+    if not apple and (metadata.version("torch").endswith("+cpu") or not _has_cuda_driver()):
+        return None
+    device = "mps" if apple else "cuda"
+    return device if _torch_has(device) else None
+
+
+def _has_cuda_driver() -> bool:
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def _torch_has(device: str) -> bool:
+    import torch
+
+    backend: Any = torch.cuda if device == "cuda" else torch.backends.mps
+    return bool(backend.is_available())
+
+
+def _check_gpu(device: str) -> None:
+    need_torch()
+    if not _torch_has(device):
+        raise UserError(
+            f"device {device!r}: the torch that is installed finds none here; use device 'cpu'"
+        )
+
+
+class OpenVino:
+    """OpenVINO on the processor, compiled for each shape of tile that comes."""
+
+    def __init__(self, model: ModelFile, precision: str, threads: int | None) -> None:
+        import openvino
+
+        self._core = openvino.Core()
+        has_bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bf16" and not has_bf16:
+            raise UserError("precision 'bf16': this processor has no bf16; use 'f32'")
+        self.precision = "bf16" if has_bf16 and precision != "f32" else "f32"
+        self._graph = self._core.read_model(model.raw)
+        self._shapes: OrderedDict[tuple[int, ...], SimpleQueue[Any]] = OrderedDict()
+        self._lock = threading.Lock()
+        threads = threads or _cores()
+        # All cores of a stream share one tile; beyond 8 they wait for each other.
+        streams = math.ceil(threads / CORES_PER_STREAM)
+        self.workers = streams + math.ceil(
+            threads / 4
+        )  # The latter scale while the others compute.
+        self._options = {
+            "INFERENCE_PRECISION_HINT": self.precision,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": streams,
+        }
+        self.pixel_bytes = streams * self._pixel_bytes(model)
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Run the network on the image and, where it asks for it, the noise level."""
+        requests = self._requests([array.shape for array in inputs])
+        request = requests.get()
+        try:
+            found = request.infer(dict(enumerate(inputs)), share_inputs=True, share_outputs=True)
+            return np.array(found[0])
+        finally:
+            requests.put(request)
+
+    def _requests(self, shapes: Sequence[tuple[int, ...]]) -> SimpleQueue[Any]:
+        with self._lock:
+            if shapes[0] not in self._shapes:
+                self._shapes[shapes[0]] = self._compiled(shapes)
+            self._shapes.move_to_end(shapes[0])
+            if len(self._shapes) > SHAPES_KEPT:
+                self._shapes.popitem(last=False)
+            return self._shapes[shapes[0]]
+
+    def _compiled(self, shapes: Sequence[tuple[int, ...]]) -> SimpleQueue[Any]:
+        compiled = self._core.compile_model(self._reshaped(shapes), "CPU", self._options)
+        requests: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(self.workers):
+            requests.put(compiled.create_infer_request())
+        return requests
+
+    def _reshaped(self, shapes: Sequence[tuple[int, ...]]) -> Any:
+        graph = self._graph.clone()
+        graph.reshape({place: list(shape) for place, shape in enumerate(shapes)})
+        return graph
+
+    def _pixel_bytes(self, model: ModelFile) -> int:
+        header, side = model.header, 4 * model.header.multiple
+        channels = [header.channels, 1][: len(header.inputs)]
+        graph = self._reshaped([(1, count, side, side) for count in channels])
+        nodes = (node for node in graph.get_ordered_ops() if node.get_type_name() != "Constant")
+        shapes = [tuple(output.get_shape()) for node in nodes for output in node.outputs()]
+        largest = max(math.prod(shape) for shape in shapes if len(shape) == 4)
+        return largest * TENSORS_ALIVE * (2 if self.precision == "bf16" else 4) // side**2
+
+
+class Torch:
+    """Torch on a device of its own, tile by tile."""
+
+    def __init__(self, model: ModelFile, device: str, precision: str) -> None:
+        import torch
+
+        self._device = torch.device(device)
+        has_bf16 = device != "cuda" or torch.cuda.is_bf16_supported()
+        if precision == "bf16" and not has_bf16:
+            raise UserError("precision 'bf16': this GPU has no bf16; use 'f32'")
+        # Autocasting to bf16 on MPS is young and not faster.
+        wants_bf16 = precision == "bf16" or (precision == "auto" and device == "cuda")
+        self.precision = "bf16" if wants_bf16 and has_bf16 else "f32"
+        network: Any = assemble(model.header, model.weights)
+        self._network = network.to(self._device, memory_format=torch.channels_last)
+        self.workers = 2  # One scales while the other waits for the GPU.
+        widest = max(max(array.shape[:2]) for array in model.weights.values() if array.ndim == 4)
+        self.pixel_bytes = widest * 4 * TENSORS_ALIVE
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Run the network on the image and, where it asks for it, the noise level."""
+        import torch
+
+        half = self.precision == "bf16"
+        # cudnn's own choice, TF32, keeps 10 bits: no float32.
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=half)
+        cast = torch.autocast(self._device.type, torch.bfloat16, enabled=half)
+        with torch.inference_mode(), exact, cast:
+            tensors = [torch.from_numpy(array).to(self._device) for array in inputs]
+            result: Tensor = self._network(*tensors).float().cpu().numpy()
+        return result
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take, as far as the system says; else 4 GiB."""
+    found = [_from_meminfo(), _from_cgroup()]
+    return min((size for size in found if size is not None), default=2**32)
+
+
+def _from_meminfo() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    sizes = (line.split() for line in lines)
+    return next((int(words[1]) * 1024 for words in sizes if words[0] == "MemAvailable:"), None)
+
+
+def _from_cgroup() -> int | None:
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit = int((folder / "memory.max").read_text())
+        return max(0, limit - int((folder / "memory.current").read_text()))
+    except (OSError, ValueError):  # no cgroup, or "max": no limit
+        return None
