@@ -50,7 +50,9 @@ def read_pictures(folder: Path) -> list[NoisyPhoto]:
 
 def read_looks(folder: Path) -> dict[int, list[Picture]]:
     """What the network made of the pictures, by the number of epochs, in order."""
-    paths = {int(path.stem.removeprefix("epoch-")): path for path in folder.glob("epoch-[0-9]*.npz")}
+    paths = {
+        int(path.stem.removeprefix("epoch-")): path for path in folder.glob("epoch-[0-9]*.npz")
+    }
     return {epoch: [*_read(paths[epoch]).values()] for epoch in sorted(paths)}
 
 
