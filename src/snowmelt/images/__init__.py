@@ -9,13 +9,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from snowmelt.errors import UserError
 from snowmelt.images import raster, tiff
-from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, reading, writing
+from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, reading, split, writing
 
 SUFFIXES = {
     **dict.fromkeys((".png",), "PNG"),
@@ -65,8 +64,7 @@ def open_image(
     kind = _kind(path)
     module, name = _READERS[kind].split(".")
     reader = getattr(importlib.import_module(f"snowmelt.images.{module}"), name)
-    limit: dict[str, Any] = {"max_pixels": max_pixels} if module in ("raster", "tiff") else {}
-    image: Image = reader(path, axes=axes, **limit)
+    image: Image = reader(path, axes=axes, max_pixels=max_pixels)
     return image
 
 
@@ -150,9 +148,9 @@ def _planes(array: Array, layout: Layout) -> Array:
 
 def _kind(path: str | Path) -> str:
     """The kind of image by its content; where the content says nothing, by the name."""
-    if any(f"{suffix}:" in str(path).lower() for suffix in SUFFIXES if SUFFIXES[suffix] == "HDF5"):
+    path, inner = split(path)
+    if inner is not None and path.is_file():
         return "HDF5"
-    path = Path(path)
     if path.is_dir() or any(part.lower().endswith(".zarr") for part in path.parts):
         return _kind_of_folder(path)
     with reading(path, "an image"), path.open("rb") as file:

@@ -26,7 +26,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from snowmelt.errors import UserError, nearest
-from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, check_pixels, reading, writing
+from snowmelt.images.base import (
+    MAX_PIXELS,
+    Array,
+    Image,
+    Layout,
+    check_pixels,
+    reading,
+    split,
+    writing,
+)
 from snowmelt.images.slabs import Boxes, Grid, RawFile, Reader, pour, unchunked
 
 # A file may claim this many bytes for each of its own before it counts as a bomb.
@@ -379,17 +388,6 @@ class _Scales:
             scales = picture["datasets"]
             if any(scale["path"] == self.kept for scale in scales):
                 picture["datasets"] = [scale for scale in scales if scale["path"] == self.kept]
-
-
-def split(path: str | Path) -> tuple[Path, str | None]:
-    """``file.h5:/group/dataset`` as the file and the dataset; None where none is named."""
-    text = os.fspath(path)
-    if not Path(text).exists():
-        for colon in re.finditer(":", text):
-            file = Path(text[: colon.start()])
-            if colon.start() and file.exists():
-                return file, text[colon.end() :].strip("/") or None
-    return Path(text), None
 
 
 def _layout(

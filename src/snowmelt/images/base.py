@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -105,6 +107,17 @@ class Image:
                 f"{target}: what is made from {self.path.name} is a file of its kind, and {suffix!r} is not; "
                 f"end the name in {self.suffixes[0]}"
             )
+
+
+def split(path: str | Path) -> tuple[Path, str | None]:
+    """``file.h5:/group/dataset`` as the file (or Zarr store) and the name in it; None where none is given."""
+    text = os.fspath(path)
+    if not Path(text).exists():
+        for colon in re.finditer(":", text):
+            file = Path(text[: colon.start()])
+            if colon.start() and file.exists():
+                return file, text[colon.end() :].strip("/") or None
+    return Path(text), None
 
 
 def check_pixels(path: Path, pixels: int, max_pixels: int | None) -> None:
