@@ -13,6 +13,7 @@ import functools
 import logging
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -62,6 +63,7 @@ _ENCODERS = {
     ZSTD: "zstd_encode",
 }
 _HEADER = 16
+_BATCH = 2**24
 
 
 @dataclass(frozen=True)
@@ -439,6 +441,21 @@ def _grouped(bands: Iterator[Array], height: int, step: int) -> Iterator[tuple[i
                 waiting = []
 
 
+def _batches(
+    tiles: Iterator[tuple[int, int, Array]],
+) -> Iterator[list[tuple[int, int, Array]]]:
+    """Lists of some megabytes."""
+    batch, size = [], 0
+    for tile in tiles:
+        batch.append(tile)
+        size += tile[2].nbytes
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
 class _Writer:
     """Writes one file like ``image``: pixels as they come, then the directories."""
 
@@ -479,12 +496,23 @@ class _Writer:
                 self._file.write(data.astype(self._stored).tobytes())
 
     def _write_encoded(self, bands: Iterator[Array]) -> None:
+        """Strips or tiles in the order of the bands, a few at a time compressed on all cores."""
+        with ThreadPoolExecutor() as pool:
+            for batch in _batches(self._tiles(bands)):
+                encoded = pool.map(self._encode, [tile for _, _, tile in batch])
+                for (sheet, number, _), data in zip(batch, encoded, strict=True):
+                    self._offsets[sheet, number] = self._file.tell()
+                    self._counts[sheet, number] = len(data)
+                    self._file.write(data + b"\0" * (len(data) % 2))
+
+    def _tiles(self, bands: Iterator[Array]) -> Iterator[tuple[int, int, Array]]:
+        """Each strip or tile with its sheet and its number in the sheet."""
         grid = self._grid
         for plane, top, rows in _grouped(bands, self._image.layout.height, grid.height):
             for sheet, data in self._split(plane, rows):
                 for column in range(grid.across):
                     tile = data[:, column * grid.width : (column + 1) * grid.width]
-                    self._append(sheet, top // grid.height * grid.across + column, tile)
+                    yield sheet, top // grid.height * grid.across + column, tile
 
     def _split(self, plane: int, rows: Array) -> Iterator[tuple[int, Array]]:
         """Each sheet of a plane with its share of the channels."""
@@ -492,18 +520,12 @@ class _Writer:
         parts = np.split(rows, len(sheets), axis=-1)
         return zip(sheets.tolist(), parts, strict=True)
 
-    def _append(self, sheet: int, number: int, tile: Array) -> None:
-        if self._grid.tiled:
-            missing = (self._grid.height - tile.shape[0], self._grid.width - tile.shape[1])
-            tile = np.pad(tile, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="edge")
-        data = self._encode(tile)
-        self._offsets[sheet, number] = self._file.tell()
-        self._counts[sheet, number] = len(data)
-        self._file.write(data + b"\0" * (len(data) % 2))
-
     def _encode(self, tile: Array) -> bytes:
         import imagecodecs
 
+        if self._grid.tiled:
+            missing = (self._grid.height - tile.shape[0], self._grid.width - tile.shape[1])
+            tile = np.pad(tile, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="edge")
         if self._predictor == 3:
             data = imagecodecs.floatpred_encode(np.ascontiguousarray(tile), axis=-2).tobytes()
         else:
