@@ -57,8 +57,6 @@ class Settings:
             raise UserError(f"strength {self.strength}: expected 0 (the input) to 1 (denoised)")
         if self.nan not in NOT_FINITE:
             raise UserError(f"nan {self.nan!r} is unknown; {nearest(self.nan, NOT_FINITE)}")
-        if self.noise is not None and not 0 <= self.noise < math.inf:
-            raise UserError(f"noise of {self.noise} of the range: expected 0 or more")
         if self.value_range is not None:
             low, high = self.value_range
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -451,6 +449,8 @@ def _noise_level(header: Header, noise: float | None) -> float | None:
         raise UserError("this model asks for the noise level; say it: --sigma, in Python sigma=")
     if not header.conditioned and noise is not None:
         raise UserError("this model knows one noise level only; leave --sigma (sigma=) out")
+    if noise is not None and not 0 <= noise < math.inf:
+        raise UserError(f"a noise level of {noise:g} of the value range: expected 0 or more")
     return noise
 
 

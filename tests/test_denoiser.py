@@ -1,0 +1,429 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from snowmelt import denoiser, engines, modelfile, models
+from snowmelt.denoiser import Denoiser, Settings, load
+from snowmelt.errors import UserError
+from snowmelt.images.base import Image, Layout
+from snowmelt.models import RecipeCNN
+
+# Float32 sums of up to 50 products of numbers near 1, in another order.
+ROUNDING = 1e-5
+
+
+def network(**config):
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return RecipeCNN(**({"widths": [6, 5], "kernel_size": [3, 5, 3]} | config))
+
+
+def affine(factor=1.0, offset=0.0, channels=1):
+    """Output = factor * input + offset."""
+    made = RecipeCNN([channels], kernel_size=1, activation="linear", channels=channels)
+    with torch.no_grad():
+        for layer, value in zip(made.layers, (1.0, factor), strict=True):
+            layer.weight[:] = torch.eye(channels)[:, :, None, None] * value
+            layer.bias.fill_(0)
+        made.layers[-1].bias.fill_(offset)
+    return made
+
+
+class Conditioned(nn.Module):
+    """Subtracts the noise level, at half the resolution."""
+
+    architecture, reach, multiple, conditioned = "conditioned", 1, 2, True
+
+    def __init__(self, channels=1):
+        super().__init__()
+        self.config = {"channels": channels}
+        self.convolution = nn.Conv2d(4, 4, 1, bias=False)
+        nn.init.dirac_(self.convolution.weight)
+
+    def forward(self, image, noise_level):
+        packed = nn.functional.pixel_unshuffle(noise_level, 2)
+        return image - nn.functional.pixel_shuffle(self.convolution(packed), 2)
+
+
+@pytest.fixture
+def make(tmp_path):
+    def make(network, *, tile=None, precision="f32", **header):
+        path = tmp_path / "model.onnx"
+        modelfile.write(path, network, modelfile.make_header(network, **header))
+        return load(path, precision=precision, tile=tile, device="cpu")
+
+    return make
+
+
+@pytest.fixture
+def conditioned(monkeypatch, make):
+    monkeypatch.setitem(models.MODELS, "conditioned", Conditioned)
+    monkeypatch.setattr(modelfile, "ARCHITECTURES", ("recipe-cnn", "conditioned"))
+    return make(Conditioned())
+
+
+def by_torch(network, image):
+    """(H, W) or (H, W, C) in [0, 1] through the network as a whole."""
+    planes = np.atleast_3d(image).transpose(2, 0, 1)[None].astype(np.float32)
+    with torch.no_grad():
+        result = network(torch.from_numpy(planes))[0].numpy().transpose(1, 2, 0)
+    return result.reshape(image.shape)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 70), (70, 1), (33, 32), (61, 77)])
+@pytest.mark.parametrize("tile", [None, 32])
+def test_equals_torch_on_the_whole(make, size, tile):
+    made = network()
+    image = np.random.default_rng(0).random(size, np.float32)
+    found = make(made, tile=tile)(image, value_range=(0, 1))
+    expected = by_torch(made, image)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=ROUNDING)
+    assert abs(expected - image).max() > 0.1
+
+
+def test_the_same_bits_at_every_call_in_f32(make):
+    denoise = make(network(), tile=32)
+    image = np.random.default_rng(0).random((100, 90), np.float32)
+    first, second = (denoise(image, value_range=(0, 1)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_the_torch_engine_equals_openvino(make):
+    made = network(channels=3)
+    denoise = make(made, tile=32)
+    image = np.random.default_rng(0).random((50, 61, 3), np.float32)
+    expected = denoise(image, value_range=(0, 1), channel_axis=2)
+    # bf16 keeps 8 bits: 3 layers each round to 2 ** -9 of values up to 2.
+    for precision, tolerance in (("f32", ROUNDING), ("bf16", 0.02)):
+        engine = engines.Torch(denoise.model, "cpu", precision)
+        assert engine.precision == precision
+        found = Denoiser(denoise.model, engine, tile=32)(image, value_range=(0, 1), channel_axis=2)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_cuda_equals_openvino(make):
+    denoise = make(network(), tile=32)
+    image = np.random.default_rng(0).random((50, 61), np.float32)
+    found = load(denoise.model.path, device="cuda", precision="f32")(image, value_range=(0, 1))
+    expected = denoise(image, value_range=(0, 1))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+def layouts(image):
+    """The same values in memory in other ways."""
+    frozen = image.copy()
+    frozen.flags.writeable = False
+    yield frozen
+    yield np.asfortranarray(image)
+    yield np.repeat(image, 2, axis=1)[:, ::2]
+    yield image[::-1].copy()[::-1]
+    yield image.astype(image.dtype.newbyteorder())
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2", "i2", "i1", "u4", "i4", "i8", "f2", "f4", "f8"])
+def test_a_network_that_changes_nothing_gives_back_every_bit(make, kind):
+    denoise = make(affine(), tile=32)
+    random = np.random.default_rng(0)
+    dtype = np.dtype(kind)
+    if dtype.kind == "f":
+        image = (random.standard_normal((40, 37)) * 1e4).astype(dtype)
+    else:
+        information = np.iinfo(dtype)
+        image = random.integers(
+            max(information.min, -(2**52)), min(information.max, 2**52), (40, 37)
+        )
+        image = image.astype(dtype)
+    for given in layouts(image):
+        before = given.tobytes()
+        found = denoise(given, value_range=(-1e3, 1e4 / 3))
+        assert (found.dtype, found.shape) == (given.dtype, given.shape)
+        np.testing.assert_array_equal(found, image)
+        assert given.tobytes() == before
+
+
+def test_strength_blends(make):
+    denoise = make(affine(0.5), tile=32)
+    image = np.random.default_rng(0).random((40, 40), np.float32)
+    for strength in (0, 0.25, 1):
+        found = denoise(image, value_range=(0, 1), strength=strength)
+        np.testing.assert_allclose(found, image * (1 - strength / 2), rtol=1e-6)
+    np.testing.assert_array_equal(denoise(image, value_range=(0, 1), strength=0), image)
+
+
+def test_integers_are_rounded_and_clipped_and_floats_are_not(make):
+    denoise = make(affine(1, 10.4 / 255))
+    assert denoise(np.array([[0, 100, 250]], np.uint8)).tolist() == [[10, 110, 255]]
+    assert denoise(np.array([[-128, 100, 127]], np.int8)).tolist() == [[-118, 110, 127]]
+    found = denoise(np.array([[0, 250]], np.float32), value_range=(0, 255))
+    np.testing.assert_allclose(found, [[10.4, 260.4]], rtol=1e-6)
+
+
+def test_the_value_range_says_what_is_black_and_white(make):
+    denoise = make(affine(0, 0.4))  # two fifths of the range, whatever comes
+    image = np.array([[1000, 2000, 9000]], np.uint16)
+    assert (denoise(image) == 26214).all()
+    assert (denoise(image, value_range=(1000, 3000)) == 1800).all()
+    assert (denoise(image.astype(np.int64), value_range=(1000, 3000)) == 1800).all()
+
+
+def test_the_models_own_range_is_for_floats(make):
+    denoise = make(affine(0, 0.25), value_range=(0, 4000))
+    assert (denoise(np.zeros((2, 2))) == 1000).all()
+    assert (denoise(np.zeros((2, 2)), value_range=(0, 10)) == 2.5).all()
+    assert (denoise(np.zeros((2, 2), np.int32)) == 1000).all()
+    assert (denoise(np.zeros((2, 2), np.uint8)) == 64).all()
+
+
+def test_a_grey_model_does_channels_one_by_one(make):
+    made = network()
+    image = np.random.default_rng(0).random((33, 40, 3), np.float32)
+    found = make(made, tile=32)(image, value_range=(0, 1), channel_axis=-1)
+    for channel in range(3):
+        expected = by_torch(made, image[..., channel])
+        np.testing.assert_allclose(found[..., channel], expected, rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -3])
+def test_a_colour_model_takes_the_channel_axis_anywhere(make, axis):
+    made = network(channels=3)
+    image = np.random.default_rng(0).random((33, 40, 3), np.float32)
+    found = make(made)(np.moveaxis(image, -1, axis), value_range=(0, 1), channel_axis=axis)
+    np.testing.assert_allclose(
+        np.moveaxis(found, axis, -1), by_torch(made, image), rtol=0, atol=ROUNDING
+    )
+
+
+def test_leading_axes_are_planes(make):
+    made = network()
+    stack = np.random.default_rng(0).random((2, 3, 40, 35), np.float32)
+    found = make(made, tile=32)(stack, value_range=(0, 1))
+    for place in np.ndindex(2, 3):
+        np.testing.assert_allclose(
+            found[place], by_torch(made, stack[place]), rtol=0, atol=ROUNDING
+        )
+
+
+def test_the_noise_level_is_in_the_units_of_the_image(conditioned):
+    # The network subtracts the level, in parts of the range.
+    image = np.full((5, 7), 100, np.uint8)  # odd: padded to a multiple of 2
+    assert (conditioned(image, sigma=30) == 70).all()
+    found = conditioned(image.astype(np.float32), sigma=30, value_range=(50, 150))
+    np.testing.assert_allclose(found, 70, rtol=1e-6)
+    with pytest.raises(UserError, match="asks for the noise level; say it: --sigma"):
+        conditioned(image)
+    with pytest.raises(UserError, match="expected 0 or more"):
+        conditioned(image, sigma=-1)
+
+
+@pytest.fixture
+def holes():
+    """An image with gaps, far enough from each other and from row 45 on none."""
+    image = np.random.default_rng(0).random((60, 70), np.float32)
+    image[10, 20:23] = np.nan
+    image[30] = np.nan
+    image[3, 0] = np.inf
+    image[4, 69] = -np.inf
+    return image
+
+
+def test_what_is_not_finite_comes_back_and_harms_nobody(make, holes):
+    made = network()
+    bad = ~np.isfinite(holes)
+    with pytest.warns(UserWarning, match="75 values that are not finite .* came back as they were"):
+        found = make(made, tile=32)(holes, value_range=(0, 1))
+    np.testing.assert_array_equal(found[bad], holes[bad])
+    assert np.isfinite(found[~bad]).all()
+    filled = holes.copy()
+    filled[10, 20:23] = np.interp([20, 21, 22], [19, 23], holes[10, [19, 23]])
+    filled[30] = 0.5
+    filled[3, 0], filled[4, 69] = holes[3, 1], holes[4, 68]
+    np.testing.assert_allclose(found[~bad], by_torch(made, filled)[~bad], rtol=0, atol=ROUNDING)
+
+
+def test_what_is_not_finite_can_be_an_error(make, holes):
+    denoise = make(network(), tile=32)
+    with pytest.raises(UserError, match=r"values that are not finite .* in row 3 .*--nan keep"):
+        denoise(holes, value_range=(0, 1), nan="fail")
+    denoise(holes[45:], value_range=(0, 1), nan="fail")
+
+
+@pytest.mark.parametrize(
+    ("array", "options", "words"),
+    [
+        (np.zeros((4, 4)), {}, r"float64.*which values .*--range LOW HIGH.*value_range="),
+        (np.zeros((4, 4), np.int32), {}, "int32.*which values"),
+        (np.zeros((4, 4), bool), {}, "an image of bool: expected integers or floats"),
+        (np.zeros((4, 4), complex), {}, "complex128"),
+        (np.zeros((4, 4), "U3"), {}, "expected integers or floats"),
+        (np.zeros((4, 0), np.uint8), {}, r"\(4, 0\) has no pixels"),
+        (np.zeros(4, np.uint8), {}, r"\(4,\): expected \(\.\.\., H, W\)"),
+        (np.zeros((4, 4), np.uint8), {"channel_axis": 0}, "channel_axis for one more"),
+        (
+            np.zeros((4, 4, 3), np.uint8),
+            {"channel_axis": 3},
+            "channel_axis 3: the array has 3 axes",
+        ),
+        (np.zeros((40, 40, 3), np.uint8), {}, "looks like colour; say channel_axis=-1"),
+        (
+            np.zeros((4, 4), np.uint8),
+            {"sigma": 1},
+            r"one noise level only; leave --sigma \(sigma=\)",
+        ),
+        (np.zeros((4, 4), np.uint8), {"strength": 2}, "strength 2: expected 0"),
+        (np.zeros((4, 4), np.uint8), {"strength": np.nan}, "strength nan"),
+        (np.zeros((4, 4), np.uint8), {"nan": "kep"}, "'kep' is unknown; did you mean 'keep'"),
+        (np.zeros((4, 4), np.uint8), {"value_range": (1, 1)}, "value range 1 to 1: .* black first"),
+        (np.zeros((4, 4), np.uint8), {"value_range": (0, np.inf)}, "value range 0 to inf"),
+    ],
+)
+def test_arrays_that_are_refused(make, array, options, words):
+    with pytest.raises(UserError, match=words):
+        make(network())(array, **options)
+
+
+def test_a_colour_model_refuses_grey_and_names_the_remedy(make):
+    denoise = make(network(channels=3))
+    with pytest.raises(
+        UserError, match=r"3 channels, and this is a grey image; use a model for grey"
+    ):
+        denoise(np.zeros((4, 4), np.uint8))
+    with pytest.raises(UserError, match="an image of 4 channels"):
+        denoise(np.zeros((4, 4, 4), np.uint8), channel_axis=-1)
+
+
+def test_options_that_are_refused(make, tmp_path, monkeypatch):
+    denoise = make(network())
+    for options, words in (
+        ({"device": "gpu"}, "device 'gpu' is unknown; .*known: auto, cpu, cuda, mps"),
+        ({"precision": "fp16"}, "precision 'fp16' is unknown"),
+        ({"threads": 0}, "threads 0: expected 1 or more"),
+        ({"tile": 0}, "tile 0: expected a number of pixels"),
+    ):
+        with pytest.raises(UserError, match=words):
+            load(denoise.model.path, **options)
+    monkeypatch.setattr(engines, "_torch_has", lambda _: False)
+    with pytest.raises(UserError, match="device 'cuda': the torch that is installed finds none"):
+        load(denoise.model.path, device="cuda")
+    with pytest.raises(UserError, match=r"tile 8: this network sees 4 pixels far .* 9 pixels"):
+        load(denoise.model.path, tile=8)(np.zeros((30, 30), np.uint8))
+    with pytest.raises(UserError, match="model 'photo': no such file, nor a shipped model"):
+        load("photo")
+    with pytest.raises(UserError, match=r"no-such.onnx: cannot be read"):
+        load(tmp_path / "no-such.onnx")
+
+
+def test_shipped_models_go_by_their_name(make, monkeypatch):
+    denoise = make(network())
+    monkeypatch.setattr(denoiser, "shipped_models", lambda: {"photo": denoise.model.path})
+    assert load("photo").header == denoise.header
+    with pytest.raises(UserError, match=r"'phot': .*did you mean 'photo'"):
+        load("phot")
+
+
+def test_the_memory_there_is_bounds_the_tile(make, monkeypatch):
+    denoise = make(network())
+    assert denoise.tile == 384
+    monkeypatch.setattr(engines, "available_memory", lambda: 2**22)
+    side = load(denoise.model.path, precision="f32").tile
+    assert side < 384
+    assert side**2 * denoise.engine.pixel_bytes <= 2**20
+    monkeypatch.setattr(engines, "available_memory", lambda: 0)
+    assert load(denoise.model.path).tile == 9
+
+
+class Fake(Image):
+    """Rows made on demand, bands collected; says what was asked for."""
+
+    def __init__(self, planes, *, alpha=False, value_range=None):
+        self.planes = planes  # (P, H, W, C)
+        self.layout = Layout(planes.shape, "ZYXS", planes.dtype, alpha=alpha)
+        self.value_range = value_range
+        self.reads, self.bands = [], []
+
+    def read_rows(self, plane, start, stop):
+        self.reads.append((plane, start, stop))
+        return self.planes[plane, start:stop]
+
+    def write_like(self, _, bands):
+        self.bands += bands
+
+    @property
+    def written(self):
+        return np.concatenate(self.bands).reshape(self.planes.shape)
+
+
+def test_files_are_read_and_written_in_bands_from_top_to_bottom(make):
+    planes = np.random.default_rng(0).integers(0, 255, (2, 100, 50, 3)).astype(np.uint8)
+    image = Fake(planes)
+    denoise = make(network(), tile=32)
+    done = []
+    assert denoise.denoise_image(image, Path(), progress=done.append) == 0
+    assert sum(done) == 2 * 100 * 50
+    rows = [range(start, stop) for plane, start, stop in image.reads if plane == 1]
+    assert [row for part in rows for row in part] == list(range(100))
+    assert max(len(part) for part in rows) <= 32
+    assert [plane for plane, *_ in image.reads] == sorted(plane for plane, *_ in image.reads)
+    np.testing.assert_array_equal(image.written, denoise(planes, channel_axis=-1))
+
+
+def test_opacity_is_no_business_of_the_network(make):
+    planes = np.random.default_rng(0).integers(0, 255, (1, 40, 40, 4)).astype(np.uint8)
+    image = Fake(planes, alpha=True)
+    make(affine(0, 0.4, channels=3), tile=32).denoise_image(image, Path())
+    assert (image.written[..., :3] == 102).all()
+    np.testing.assert_array_equal(image.written[..., 3], planes[..., 3])
+
+
+def test_a_file_of_12_bits_spans_12_bits_and_stays_in_them(make):
+    planes = np.full((1, 5, 5, 1), 4000, np.uint16)
+    image = Fake(planes, value_range=(0, 4095))
+    make(affine(1, 0.5)).denoise_image(image, Path())
+    assert (image.written == 4095).all()
+    image = Fake(planes, value_range=(0, 4095))
+    make(affine(0, 0.5)).denoise_image(image, Path(), Settings(value_range=(0, 2000)))
+    assert (image.written == 1000).all()
+
+
+def test_an_error_while_reading_or_writing_stops_everything(make):
+    class Broken(Fake):
+        def read_rows(self, plane, start, stop):
+            if start > 50:
+                raise UserError("cut off")
+            return super().read_rows(plane, start, stop)
+
+    class Full(Fake):
+        def write_like(self, _, bands):
+            next(bands)
+            raise UserError("disk full")
+
+    planes = np.zeros((1, 500, 50, 1), np.uint8)
+    for kind, words in ((Broken, "cut off"), (Full, "disk full")):
+        image = kind(planes)
+        with pytest.raises(UserError, match=words):
+            make(network(), tile=32).denoise_image(image, Path())
+        assert len(image.reads) < 10  # of 20
+
+
+def test_many_shapes_forget_the_oldest(make):
+    denoise = make(network())
+    for width in range(10, 10 + engines.SHAPES_KEPT + 3):
+        denoise(np.zeros((10, width), np.uint8))
+    assert len(denoise.engine._shapes) == engines.SHAPES_KEPT
+
+
+def test_torch_is_not_imported_where_there_is_no_gpu(make):
+    if engines._found_gpu() is not None:
+        pytest.skip("this machine has a GPU")
+    path = make(network()).model.path
+    code = (
+        "import sys, numpy, snowmelt;"
+        f"snowmelt.load({str(path)!r})(numpy.zeros((9, 9), 'uint8'));"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
