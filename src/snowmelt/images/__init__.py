@@ -6,37 +6,27 @@ fit in memory.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from snowmelt.errors import UserError
-from snowmelt.images import raster, tiff
+from snowmelt.images import arrays, dicom, raster, tiff
 from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, reading, split, writing
 
-SUFFIXES = {
-    **dict.fromkeys((".png",), "PNG"),
-    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
-    **dict.fromkeys((".webp",), "WebP"),
-    **dict.fromkeys((".tif", ".tiff", ".btf", ".tf8"), "TIFF"),
-    **dict.fromkeys((".h5", ".hdf5"), "HDF5"),
-    **dict.fromkeys((".npy",), "NPY"),
-    **dict.fromkeys((".zarr",), "Zarr"),
-    **dict.fromkeys((".dcm",), "DICOM"),
+_READERS = {
+    "PNG": raster.PngImage,
+    "JPEG": raster.JpegImage,
+    "WebP": raster.WebpImage,
+    "TIFF": tiff.TiffImage,
+    "HDF5": arrays.Hdf5Image,
+    "NPY": arrays.NpyImage,
+    "Zarr": arrays.ZarrImage,
+    "DICOM": dicom.DicomImage,
 }
 
-_READERS = {
-    "PNG": "raster.PngImage",
-    "JPEG": "raster.JpegImage",
-    "WebP": "raster.WebpImage",
-    "TIFF": "tiff.TiffImage",
-    "HDF5": "arrays.Hdf5Image",
-    "NPY": "arrays.NpyImage",
-    "Zarr": "arrays.ZarrImage",
-    "DICOM": "dicom.DicomImage",
-}
+SUFFIXES = {suffix: kind for kind, reader in _READERS.items() for suffix in reader.suffixes}
 
 _SIGNATURES = (
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -61,16 +51,14 @@ def open_image(
     ``axes`` names the dimensions where the file is silent. ``max_pixels`` guards against files that
     claim to be huge; None lifts it. A file that cannot be used is a UserError that names it.
     """
-    kind = _kind(path)
-    module, name = _READERS[kind].split(".")
-    reader = getattr(importlib.import_module(f"snowmelt.images.{module}"), name)
-    image: Image = reader(path, axes=axes, max_pixels=max_pixels)
-    return image
+    return _READERS[_kind(path)](path, axes=axes, max_pixels=max_pixels)
 
 
-def read(path: str | Path, axes: str | None = None) -> Array:
+def read(
+    path: str | Path, axes: str | None = None, *, max_pixels: int | None = MAX_PIXELS
+) -> Array:
     """The whole image as it is stored: shape, order of axes and number type of the file."""
-    image = open_image(path, axes=axes)
+    image = open_image(path, axes=axes, max_pixels=max_pixels)
     layout = image.layout
     with reading(image.path, "an image"):
         whole = np.empty(layout.shape, layout.dtype)

@@ -54,7 +54,7 @@ class RasterImage(Image):
     def read_rows(self, plane: int, start: int, stop: int) -> Array:
         """Rows ``start:stop`` of the picture as (stop - start, W, channels)."""
         assert plane == 0
-        return self._shown(self._levels()[start:stop])
+        return self._shown(self._levels()[start:stop].copy())
 
     def write_like(self, target: Path, bands: Iterator[Array]) -> None:
         """Write the picture with other pixels; atomic."""
