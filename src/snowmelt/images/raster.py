@@ -489,7 +489,8 @@ _ALLOWED = {
 def create(path: Path, array: Array) -> bytes:
     """The content of a new PNG, JPEG (quality 95) or WebP (lossless) file; the suffix decides."""
     suffix = path.suffix.lower()
-    pixels = array[..., None] if array.ndim == 2 else array
+    # not [..., None], whose stride of 0 the encoder refuses
+    pixels = array.reshape(*array.shape, 1) if array.ndim == 2 else array
     channels, types = _ALLOWED[suffix]
     if pixels.ndim != 3 or pixels.shape[2] not in channels or pixels.dtype.name not in types:
         raise UserError(
