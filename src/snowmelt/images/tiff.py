@@ -258,7 +258,7 @@ class TiffImage(Image):
         size = (self._page.imagelength, self._page.imagewidth)
         if not fits or shape[len(shape) - picture :][:2] != size:
             raise self._refusal(
-                f"stores the axes {found} {shape} in an order that is not page by page"
+                f"stores the axes {found} {shape} not page by page; save it as pages of Y and X"
             )
         if given is None and any(letters[i] in "QI" and n > 1 for i, n in enumerate(shape)):
             example = "TCZ"[-(len(shape) - picture) :] + last
