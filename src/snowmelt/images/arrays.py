@@ -43,6 +43,10 @@ _EXPANSION = 100
 _MANY = 20
 _LINKS = 16
 _JSON_BYTES = 2**24
+_ATTRIBUTE_BYTES = 2**16
+_WORDS = 32
+_CHECKSUM_BYTES = 4
+_CHUNK_MARGIN = 2**16
 
 # Names of dimensions as programs write them (lower case), and the letters they stand for.
 _LETTERS = {
@@ -169,6 +173,8 @@ class Hdf5Image(_ArrayImage):
                 if dataset.chunks
                 else unchunked(self.layout)
             )
+            if dataset.chunks:
+                _check_chunks(dataset, self.path.stat().st_size)
             _check_size(self.path, self._grid, dataset.id.get_storage_size(), max_pixels)
 
     def write_like(self, target: Path, bands: Iterator[Array]) -> None:
@@ -478,15 +484,41 @@ def _as_os_error() -> Iterator[None]:
 
 def _hdf5_axes(dataset: Any) -> str | None:
     """The letters that the dataset's attributes give its dimensions."""
-    attributes = dataset.attrs
-    if "axistags" in attributes:  # written by ilastik and vigra, as JSON
-        tags = json.loads(attributes["axistags"])
-        return _letters([axis["key"] for axis in tags["axes"]])
-    # The HDF5 Image specification
-    interlaced = {b"INTERLACE_PIXEL": "YXS", b"INTERLACE_PLANE": "SYX"}
-    if (mode := attributes.get("INTERLACE_MODE")) is not None:
-        return interlaced.get(mode.encode() if isinstance(mode, str) else bytes(mode))
-    return _letters(attributes.get("DIMENSION_LABELS")) or _letters(attributes.get("axes"))
+    tags = _attribute(dataset, "axistags")  # written by ilastik and vigra, as JSON
+    if tags is not None:
+        return _letters([axis["key"] for axis in json.loads(tags)["axes"]])
+    mode = _attribute(dataset, "INTERLACE_MODE")  # the HDF5 Image specification
+    if mode is not None:
+        word = mode if isinstance(mode, str) else bytes(mode).decode(errors="replace")
+        return {"INTERLACE_PIXEL": "YXS", "INTERLACE_PLANE": "SYX"}.get(word)
+    labels = ("DIMENSION_LABELS", "axes")
+    return next(filter(None, (_letters(_attribute(dataset, name)) for name in labels)), None)
+
+
+def _attribute(dataset: Any, name: str) -> Any:
+    """A short attribute; a damaged one can claim to be endless."""
+    if name not in dataset.attrs:
+        return None
+    handle = dataset.attrs.get_id(name)
+    if math.prod(handle.shape) > _WORDS or handle.get_storage_size() > _ATTRIBUTE_BYTES:
+        raise ValueError(f"the attribute {name} is too long")
+    return dataset.attrs[name]
+
+
+def _check_chunks(dataset: Any, size: int) -> None:
+    """The chunks' places and sizes must be possible: HDF5's filters trust them, and crash the process.
+
+    A chunk that skipped its filters is as long as its values.
+    """
+    whole = math.prod(dataset.chunks) * dataset.dtype.itemsize
+
+    def look(chunk: Any) -> None:
+        inside = chunk.byte_offset is not None and chunk.byte_offset + chunk.size <= size
+        least = whole if chunk.filter_mask else _CHECKSUM_BYTES
+        if not inside or not least <= chunk.size <= 2 * whole + _CHUNK_MARGIN:
+            raise ValueError(f"the chunk at {chunk.chunk_offset} claims {chunk.size} bytes")
+
+    dataset.id.chunk_iter(look)
 
 
 def _precision(dataset: Any) -> tuple[int, int] | None:
@@ -502,16 +534,27 @@ def _precision(dataset: Any) -> tuple[int, int] | None:
     )
 
 
-def _pictures(file: Any) -> list[str]:
-    """The names of all datasets in a file that could be a picture."""
+def _pictures(group: Any) -> list[str]:
+    """The names of all datasets in a file that could be a picture; soft and external links are not followed.
+
+    h5py's own walk, ``visititems``, crashes the process on some damaged files.
+    """
+    import h5py
+
     names: list[str] = []
-
-    def look(name: str, item: Any) -> None:
-        if _is_picture(item):
-            names.append(name)
-
-    file.visititems(look)
-    return names
+    todo, seen = [("", group)], set()
+    while todo:
+        prefix, group = todo.pop()
+        address = h5py.h5o.get_info(group.id).addr
+        for name in group if address not in seen else ():
+            if isinstance(group.get(name, getlink=True), h5py.HardLink):
+                item = group[name]
+                if isinstance(item, h5py.Group):
+                    todo.append((f"{prefix}{name}/", item))
+                elif _is_picture(item):
+                    names.append(prefix + name)
+        seen.add(address)
+    return sorted(names)
 
 
 def _is_picture(item: Any) -> bool:
