@@ -333,7 +333,7 @@ class _Run:
         stored = getattr(image, "value_range", None)
         self._scale = Scale.choose(layout.dtype, settings.value_range, header, stored)
         noise = settings.noise if sigma is None else sigma / self._scale.span
-        self._noise = _noise_level(header, noise)
+        self._noise = noise_level(header, noise)
         self._colours = layout.channels - layout.alpha
         self._groups = _groups(header, self._colours)
         sides = [
@@ -444,7 +444,8 @@ def _count(values: int) -> str:
     return f"{values:,} values that are not finite (NaN or infinite)"
 
 
-def _noise_level(header: Header, noise: float | None) -> float | None:
+def noise_level(header: Header, noise: float | None) -> float | None:
+    """The noise level, a part of the range, checked: given to a model that asks for it, and only then."""
     if header.conditioned and noise is None:
         raise UserError("this model asks for the noise level; say it: --sigma, in Python sigma=")
     if not header.conditioned and noise is not None:

@@ -36,6 +36,11 @@ CORES_PER_STREAM = 8
 # Measured: 2 of the largest tensors are alive at a time in a chain of convolutions, 3.4 in a U-Net.
 TENSORS_ALIVE = 4
 
+# OpenVINO's Python binding sets up its table of number types with the first tensor, and two threads that come
+# there at once wait for each other for ever: one holds the table, the other the interpreter's lock. (2026.4;
+# without this line 4 of 52 first calls from 4 threads hung.)
+_FIRST_TENSOR = threading.Lock()
+
 
 class Engine(Protocol):
     """Runs one network. ``workers`` threads keep it busy; a tile's pixel takes ``pixel_bytes`` of memory."""
@@ -111,6 +116,8 @@ class OpenVino:
     def __init__(self, model: ModelFile, precision: str, threads: int | None) -> None:
         import openvino
 
+        with _FIRST_TENSOR:
+            openvino.Tensor(np.zeros(1, np.float32), shared_memory=True).data  # noqa: B018
         self._core = openvino.Core()
         has_bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and not has_bf16:

@@ -159,9 +159,14 @@ def _kind(path: str | Path) -> str:
     return found
 
 
-def _kind_of_folder(path: Path) -> str:
+def is_store(path: Path) -> bool:
+    """Whether a folder is a Zarr store or a part of one, and so an image rather than a folder of images."""
     marks = ("zarr.json", ".zarray", ".zgroup")
-    if path.suffix.lower() == ".zarr" or any((path / mark).is_file() for mark in marks):
+    return path.suffix.lower() == ".zarr" or any((path / mark).is_file() for mark in marks)
+
+
+def _kind_of_folder(path: Path) -> str:
+    if is_store(path):
         return "Zarr"
     if path.is_dir():
         raise UserError(f"{path}: a folder, not an image")

@@ -1,0 +1,280 @@
+"""Many images: which files are meant, where their results go, and what becomes of failures.
+
+All names are settled, and checked against each other, before the first file is read. Nothing here ever writes
+onto an input.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from snowmelt.denoiser import Denoiser, Settings, load, noise_level
+from snowmelt.errors import UserError
+from snowmelt.images import SUFFIXES, is_store, open_image
+from snowmelt.images.base import MAX_PIXELS, split
+
+DONE, FAILED = 0, 1
+SUFFIX = "_denoised"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What ``snowmelt denoise`` was asked for.
+
+    Attributes:
+        inputs: Files, folders, patterns such as ``scans/**/*.tif``, ``file.h5:/dataset``, Zarr stores.
+        output: A file for a single input, else a folder; None: beside each input.
+        model: Path or name of a model.
+        sigma: Noise level in 255ths of the value range.
+        max_pixels: See ``images.open_image``.
+
+    The others are those of ``denoiser.load`` and ``denoiser.Settings``.
+    """
+
+    inputs: Sequence[str]
+    model: str
+    output: str | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    tile: int | None = None
+    threads: int | None = None
+    axes: str | None = None
+    value_range: tuple[float, float] | None = None
+    sigma: float | None = None
+    strength: float = 1.0
+    nan: str = "keep"
+    max_pixels: int | None = MAX_PIXELS
+    force: bool = False
+    quiet: bool = False
+
+    @property
+    def settings(self) -> Settings:
+        """What concerns a single image."""
+        return Settings(
+            noise=None if self.sigma is None else self.sigma / 255,
+            strength=self.strength,
+            value_range=self.value_range,
+            nan=self.nan,
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """An input: as ``open_image`` takes it, the file or store it lies in, its place in the folder named."""
+
+    source: str
+    file: Path
+    place: Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """An input and the file that its result becomes."""
+
+    source: str
+    target: Path
+
+
+def run(options: Options) -> int:
+    """Denoise all inputs; returns the exit code, 1 if some failed.
+
+    A file that fails is reported and the others go on. Raises UserError, before anything is written, for what
+    is wrong with the request as a whole.
+    """
+    settings = options.settings
+    jobs = plan(options.inputs, options.output)
+    denoiser = load(
+        options.model,
+        device=options.device,
+        precision=options.precision,
+        tile=options.tile,
+        threads=options.threads,
+    )
+    noise_level(denoiser.header, settings.noise)
+    failed = [job for job in jobs if not _try(denoiser, job, options)]
+    if failed and len(jobs) > 1:
+        names = ", ".join(job.source for job in failed)
+        _say(f"snowmelt: {len(failed)} of {len(jobs)} images failed: {names}")
+    return FAILED if failed else DONE
+
+
+def _try(denoiser: Denoiser, job: Job, options: Options) -> bool:
+    """Denoise one image; whether it worked."""
+    try:
+        _denoise(denoiser, job, options)
+    except UserError as error:
+        _say(f"snowmelt: error: {_named(str(error), job)}")
+    except MemoryError:
+        _say(f"snowmelt: error: {job.source}: not enough memory; a smaller --tile needs less")
+    except OSError as error:
+        _say(f"snowmelt: error: {error.filename or job.source}: {error.strerror or error}")
+    except Exception as error:
+        kind = type(error).__name__
+        _say(f"snowmelt: error: {job.source}: {kind}: {error}. This is a fault; please report it")
+    else:
+        return True
+    return False
+
+
+def _denoise(denoiser: Denoiser, job: Job, options: Options) -> None:
+    image = open_image(job.source, axes=options.axes, max_pixels=options.max_pixels)
+    target = job.target
+    if os.path.lexists(target) and not options.force:
+        raise UserError(f"{target}: is there already; --force replaces it")
+    image.check_target(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    layout = image.layout
+    with _progress(job, layout.planes * layout.height * layout.width, options.quiet) as bar:
+        kept = denoiser.denoise_image(image, target, options.settings, bar.update)
+    if kept:
+        _say(f"snowmelt: {job.source}: {kept:,} values that are not finite came back as they were")
+    if not options.quiet:
+        print(f"{job.source} -> {target}", flush=True)
+
+
+def _progress(job: Job, pixels: int, quiet: bool) -> Any:
+    from tqdm import tqdm
+
+    hidden = True if quiet else None  # None: hidden where nobody looks
+    name = Path(job.source).name
+    return tqdm(total=pixels, unit="px", unit_scale=True, desc=name, leave=False, disable=hidden)
+
+
+def _named(message: str, job: Job) -> str:
+    """Most messages begin with the file they are about; those on the values of an image do not."""
+    names = (Path(job.source).name, job.target.name)
+    return message if any(name in message for name in names) else f"{job.source}: {message}"
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def plan(inputs: Sequence[str], output: str | None = None) -> list[Job]:
+    """Every input once, and where its result goes.
+
+    Raises UserError if nothing is found, two results would have one name, a result would replace an input, or
+    a link leads out of the output folder.
+    """
+    folder = _output_folder(inputs, output)
+    found: dict[str, Found] = {}
+    for text in inputs:
+        for entry in _expand(text, folder):
+            found.setdefault(os.path.abspath(entry.source), entry)  # noqa: PTH100 (keeps links)
+    entries = _without_results(list(found.values()))
+    if not entries:
+        raise UserError(f"{', '.join(inputs)}: no images there; known kinds: {', '.join(SUFFIXES)}")
+    jobs = [Job(entry.source, _target(entry, output, folder)) for entry in entries]
+    _check_targets(jobs, entries, folder)
+    return jobs
+
+
+def _output_folder(inputs: Sequence[str], output: str | None) -> Path | None:
+    """``output`` if it names a folder, None if it names a file or nothing."""
+    if output is None:
+        return None
+    path = Path(output)
+    a_folder = path.is_dir() and not is_store(path)
+    if a_folder or output.endswith(("/", os.sep)) or not path.suffix:
+        return path
+    if len(inputs) > 1 or _has_many(inputs[0]):
+        raise UserError(
+            f"-o {output}: several inputs need a folder; end its name in / if it has a dot"
+        )
+    return None
+
+
+def _has_many(text: str) -> bool:
+    path, _ = split(text)
+    return not os.path.lexists(path) if glob.has_magic(text) else _is_folder(path)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not is_store(path)
+
+
+def _expand(text: str, output: Path | None) -> Iterator[Found]:
+    """The inputs that one argument means."""
+    path, _ = split(text)
+    if glob.has_magic(text) and not os.path.lexists(path):
+        base = _fixed_part(path)
+        for match in sorted(glob.glob(text, recursive=True)):  # noqa: PTH207 (Path.glob takes no absolute one)
+            yield from _in_folder(Path(match), base, output)
+    elif _is_folder(path):
+        yield from _in_folder(path, path, output)
+    else:
+        store = next((part for part in [*reversed(path.parents), path] if _is_a_store(part)), path)
+        yield Found(text, store, Path(store.name))
+
+
+def _is_a_store(path: Path) -> bool:
+    return path.is_dir() and is_store(path)
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folder in which a pattern begins to match."""
+    parents = [parent for parent in pattern.parents if not glob.has_magic(str(parent))]
+    return parents[0]
+
+
+def _in_folder(path: Path, base: Path, output: Path | None) -> Iterator[Found]:
+    """Images in a folder and below, or the one that ``path`` is; no hidden files, no linked folders."""
+    if _is_folder(path):
+        if path != base and (path.is_symlink() or (output and path.resolve() == output.resolve())):
+            return
+        for child in sorted(path.iterdir()):
+            if not child.name.startswith("."):
+                yield from _in_folder(child, base, output)
+    elif path.suffix.lower() in SUFFIXES and path.exists():
+        yield Found(str(path), path, path.relative_to(base))
+
+
+def _without_results(entries: list[Found]) -> list[Found]:
+    """Leave out ``a_denoised.png`` where ``a.png`` is there as well: it is what an earlier call made."""
+    files = {entry.file for entry in entries}
+    return [
+        entry
+        for entry in entries
+        if not entry.file.stem.endswith(SUFFIX)
+        or entry.file.with_stem(entry.file.stem.removesuffix(SUFFIX)) not in files
+    ]
+
+
+def _target(entry: Found, output: str | None, folder: Path | None) -> Path:
+    if folder is not None:
+        return folder / entry.place
+    return Path(output) if output else entry.file.with_stem(entry.file.stem + SUFFIX)
+
+
+def _check_targets(jobs: list[Job], entries: list[Found], folder: Path | None) -> None:
+    inputs = {_identity(entry.file) for entry in entries} - {None}
+    taken: dict[Path, str] = {}
+    for job in jobs:
+        target, parent = job.target, job.target.parent.resolve()
+        other = taken.setdefault(parent / target.name, job.source)
+        if other != job.source:
+            raise UserError(
+                f"{other} and {job.source} would both become {target}; do one after the other, or name the "
+                "folder that holds both: -o DIR then keeps the folders below it"
+            )
+        if _identity(target) in inputs:
+            raise UserError(
+                f"{target}: is an input, and no input is ever replaced; choose another -o"
+            )
+        if folder is not None and not parent.is_relative_to(folder.resolve()):
+            raise UserError(f"{target}: a link leads out of the output folder {folder}; remove it")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What all links to a file have in common; None where there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,404 @@
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+import torch
+import zarr
+
+from snowmelt import batch, cli, images, modelfile
+from snowmelt.batch import Job, Options, plan
+from snowmelt.errors import UserError
+from snowmelt.models import RecipeCNN
+
+# Adds 10 of 255.
+ADDED = 10
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    made = RecipeCNN([1], kernel_size=1, activation="linear")
+    with torch.no_grad():
+        for layer in made.layers:
+            layer.weight.fill_(1)
+            layer.bias.fill_(0)
+        made.layers[-1].bias.fill_(ADDED / 255)
+    path = tmp_path_factory.mktemp("model") / "add.onnx"
+    modelfile.write(path, made, modelfile.make_header(made))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def picture(path, value=100, shape=(20, 30)):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images.write(path, np.full(shape, value, np.uint8))
+    return path
+
+
+def snowmelt(model, *arguments):
+    return cli.main(["denoise", *map(str, arguments), "--model", str(model), "--precision", "f32"])
+
+
+def values(path):
+    (value,) = np.unique(images.read(path))
+    return value
+
+
+def everything(folder):
+    """Every file below, hidden ones too, with its content."""
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_the_result_is_beside_the_input(here, model, capsys):
+    picture("scan.png")
+    before = everything(here)
+    assert snowmelt(model, "scan.png") == 0
+    assert values("scan_denoised.png") == 100 + ADDED
+    after = everything(here)
+    assert after.keys() - before.keys() == {here / "scan_denoised.png"}
+    assert before.items() <= after.items()
+    assert capsys.readouterr().out == "scan.png -> scan_denoised.png\n"
+
+
+@pytest.mark.parametrize("output", ["new.png", "sub/deep/new.png"])
+def test_a_single_input_goes_to_a_file(model, output):
+    picture("scan.png")
+    assert snowmelt(model, "scan.png", "-o", output) == 0
+    assert values(output) == 100 + ADDED
+
+
+@pytest.mark.parametrize("output", ["out", "out.d/", "there.d"])
+def test_or_into_a_folder(here, model, output):
+    picture("scan.png")
+    (here / "there.d").mkdir()
+    assert snowmelt(model, "scan.png", "-o", output) == 0
+    assert values(here / output / "scan.png") == 100 + ADDED
+
+
+def test_a_folder_keeps_its_structure(model):
+    for name in (
+        "in/a.png",
+        "in/deep/er/a.png",
+        "in/deep/b.tif",
+        "in/.hidden.png",
+        "in/.git/c.png",
+    ):
+        picture(name)
+    Path("in/notes.txt").write_text("no image")
+    assert snowmelt(model, "in", "-o", "out") == 0
+    assert set(everything("out")) == {
+        Path("out/a.png"),
+        Path("out/deep/er/a.png"),
+        Path("out/deep/b.tif"),
+    }
+    assert values("out/deep/b.tif") == 100 + ADDED
+
+
+def sources(*arguments, output=None):
+    return [job.source for job in plan([str(each) for each in arguments], output)]
+
+
+def test_patterns(here):
+    for name in ("in/1/a.png", "in/2/a.png", "in/2/b.tif", "in/2/c.txt"):
+        if name.endswith("txt"):
+            Path(name).write_text("")
+        else:
+            picture(name)
+    assert sources("in/*/a.png") == ["in/1/a.png", "in/2/a.png"]
+    assert sources("in/**/*") == ["in/1/a.png", "in/2/a.png", "in/2/b.tif"]
+    assert sources(here / "in" / "?" / "*.tif") == [str(here / "in/2/b.tif")]
+    assert plan(["in/*/a.png"], "out") == [
+        Job("in/1/a.png", Path("out/1/a.png")),
+        Job("in/2/a.png", Path("out/2/a.png")),
+    ]
+    picture("x[1].png")
+    assert sources("x[1].png") == ["x[1].png"]  # a name is a name, whatever it could mean
+    with pytest.raises(UserError, match=r"in/\*\.gif: no images there; known kinds: \.png"):
+        plan(["in/*.gif"])
+    Path("empty").mkdir()
+    with pytest.raises(UserError, match="empty: no images there"):
+        plan(["empty"])
+
+
+def test_earlier_results_are_not_denoised_again():
+    for name in ("in/a.png", "in/a_denoised.png", "in/lone_denoised.png"):
+        picture(name)
+    expected = ["in/a.png", "in/lone_denoised.png"]
+    assert sources("in") == expected
+    assert sources("in/*.png") == expected
+    assert sources("in/a.png", "in/a_denoised.png", "in/lone_denoised.png") == expected
+    assert sources("in/a_denoised.png") == ["in/a_denoised.png"]
+    picture("in/out/a.png")
+    assert sources("in", output="in/out") == expected
+
+
+def test_an_input_given_twice_is_one_input(here):
+    picture("in/a.png")
+    assert sources("in/a.png", "./in/a.png", here / "in/a.png", "in") == ["in/a.png"]
+
+
+def test_what_is_there_is_replaced_by_force_only(model, capsys):
+    picture("a.png")
+    picture("b.png", 50)
+    picture("a_denoised.png", 7)
+    assert snowmelt(model, "a.png", "b.png") == 1
+    assert values("a_denoised.png") == 7
+    assert values("b_denoised.png") == 50 + ADDED  # the others go on
+    printed = capsys.readouterr()
+    assert "a_denoised.png: is there already; --force replaces it" in printed.err
+    assert "1 of 2 images failed: a.png" in printed.err
+    assert snowmelt(model, "a.png", "--force") == 0
+    assert values("a_denoised.png") == 100 + ADDED
+
+
+def test_a_dangling_link_is_there_already(model):
+    picture("a.png")
+    Path("a_denoised.png").symlink_to("elsewhere.png")
+    assert snowmelt(model, "a.png") == 1
+    assert snowmelt(model, "a.png", "--force") == 0
+    assert not Path("elsewhere.png").exists()
+
+
+@pytest.mark.parametrize("way", ["same", "symbolic", "hard", "other"])
+def test_no_input_is_ever_replaced(here, model, capsys, way):
+    source, target = picture("a.png"), Path("b.png")
+    if way == "same":
+        target = here / "sub" / ".." / "a.png"
+        (here / "sub").mkdir()
+    elif way == "symbolic":
+        target.symlink_to(source)
+    elif way == "hard":
+        target.hardlink_to(source)
+    else:
+        picture("b/a.png")
+    before = everything(here)
+    if way == "other":
+        # b/a.png would become a.png, which is an input as well
+        assert snowmelt(model, "a.png", "b", "-o", ".", "--force") == 2
+    else:
+        assert snowmelt(model, "a.png", "-o", target, "--force") == 2
+    assert everything(here) == before
+    assert "no input is ever replaced" in capsys.readouterr().err or way == "other"
+
+
+def test_an_output_folder_that_is_the_input_folder(model, capsys):
+    picture("in/a.png")
+    assert snowmelt(model, "in", "-o", "in", "--force") == 2
+    assert "in/a.png: is an input, and no input is ever replaced" in capsys.readouterr().err
+    assert values("in/a.png") == 100
+
+
+def test_two_results_of_one_name(model, capsys):
+    picture("1/a.png")
+    picture("2/a.png")
+    assert snowmelt(model, "1", "2", "-o", "out") == 2
+    assert "1/a.png and 2/a.png would both become out/a.png" in capsys.readouterr().err
+    assert not Path("out").exists()
+    with h5py.File("x.h5", "w") as file:
+        file["one"] = file["two"] = np.zeros((5, 5), np.uint8)
+    with pytest.raises(UserError, match=r"would both become x_denoised.h5; do one after the other"):
+        plan(["x.h5:/one", "x.h5:/two"])
+
+
+def test_several_inputs_do_not_fit_a_file():
+    picture("in/a.png")
+    picture("b.png")
+    for inputs in (["in"], ["in/*.png"], ["b.png", "in/a.png"]):
+        with pytest.raises(UserError, match=r"-o out.png: several inputs need a folder"):
+            plan(inputs, "out.png")
+
+
+def test_links_out_of_the_output_folder(here, model, capsys):
+    picture("in/sub/a.png")
+    outside = here / "outside"
+    outside.mkdir()
+    Path("out").mkdir()
+    Path("out/sub").symlink_to(outside)
+    assert snowmelt(model, "in", "-o", "out") == 2
+    assert "out/sub/a.png: a link leads out of the output folder out" in capsys.readouterr().err
+    assert not any(outside.iterdir())
+    Path("way").symlink_to("elsewhere")  # the folder itself may be a link: the user named it
+    Path("elsewhere").mkdir()
+    assert snowmelt(model, "in", "-o", "way") == 0
+    assert values("elsewhere/sub/a.png") == 100 + ADDED
+
+
+def test_linked_folders_are_not_entered(here):
+    picture("in/a.png")
+    Path("in/loop").symlink_to(here / "in")
+    assert sources("in") == ["in/a.png"]
+
+
+def test_failures_are_reported_and_the_others_go_on(model, capsys):
+    picture("in/a.png")
+    Path("in/b.png").write_bytes(Path("in/a.png").read_bytes()[:60])
+    Path("in/c.tif").write_bytes(b"II*\0")
+    Path("in/d.npy").write_bytes(b"")
+    picture("in/e.png")
+    np.save("in/f.npy", np.zeros((9, 9)))
+    before = everything("in")
+    assert snowmelt(model, "in", "missing.png", "-o", "out") == 1
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err
+    for name in ("in/b.png", "in/c.tif", "in/d.npy", "in/f.npy", "missing.png"):
+        (line,) = [
+            line for line in printed.err.splitlines() if line.startswith(f"snowmelt: error: {name}")
+        ]
+        assert len(line) > 40
+    assert printed.err.splitlines()[-1] == (
+        "snowmelt: 5 of 7 images failed: in/b.png, in/c.tif, in/d.npy, in/f.npy, missing.png"
+    )
+    assert set(everything("out")) == {Path("out/a.png"), Path("out/e.png")}
+    assert everything("in") == before
+
+
+def test_a_fault_in_one_image_is_no_traceback(model, capsys, monkeypatch):
+    picture("a.png")
+    picture("b.png")
+
+    def broken(path, **_):
+        if "a.png" in path:
+            raise ZeroDivisionError("division by zero")
+        return images.open_image(path)
+
+    monkeypatch.setattr(batch, "open_image", broken)
+    assert snowmelt(model, "a.png", "b.png") == 1
+    assert "a.png: ZeroDivisionError: division by zero. This is a fault" in capsys.readouterr().err
+    assert Path("b_denoised.png").exists()
+
+
+def test_what_is_wrong_with_the_request_is_said_once(here, model, capsys):
+    picture("a.png")
+    for arguments, words in (
+        (["--strength", "2"], "strength 2.0: expected 0"),
+        (["--sigma", "25"], "this model knows one noise level only"),
+        (["--device", "tpu"], "device 'tpu' is unknown"),
+        (["--range", "5", "1"], "value range 5.0 to 1.0"),
+    ):
+        assert snowmelt(model, "a.png", *arguments) == 2
+        assert words in capsys.readouterr().err
+    assert set(everything(here)) == {here / "a.png"}
+
+
+def test_arrays_in_containers(model):
+    with h5py.File("x.h5", "w") as file:
+        file["deep/one"] = np.full((20, 20), 100, np.uint8)
+        file["two"] = np.full((20, 20), 3, np.uint8)
+    assert snowmelt(model, "x.h5:/deep/one", "--axes", "YX") == 0
+    with h5py.File("x_denoised.h5") as file:
+        assert (file["deep/one"][:] == 100 + ADDED).all()
+        assert (file["two"][:] == 3).all()
+    zarr.create_array("in/y.zarr", data=np.full((20, 20), 100, np.uint8), chunks=(8, 8))
+    picture("in/a.png")
+    assert sources("in") == ["in/a.png", "in/y.zarr"]
+    assert snowmelt(model, "in/y.zarr", "--axes", "YX") == 0
+    assert (zarr.open_array("in/y_denoised.zarr", mode="r")[:] == 100 + ADDED).all()
+    assert plan(["in/y.zarr"], "out") == [Job("in/y.zarr", Path("out/y.zarr"))]
+
+
+def test_range_strength_and_nan_from_the_command_line(model, capsys):
+    image = np.full((20, 30), 2.0, np.float32)
+    image[3, 4] = np.nan
+    tifffile.imwrite("f.tif", image)
+    assert snowmelt(model, "f.tif") == 1
+    assert "f.tif: an image of float32: which values" in capsys.readouterr().err
+    assert snowmelt(model, "f.tif", "--range", "0", "25.5", "--strength", "0.5") == 0
+    found = tifffile.imread("f_denoised.tif")
+    assert np.isnan(found[3, 4])
+    np.testing.assert_allclose(found[~np.isnan(found)], 2.5, rtol=1e-6)
+    assert "f.tif: 1 values that are not finite came back as they were" in capsys.readouterr().err
+    assert snowmelt(model, "f.tif", "--range", "0", "1", "--nan", "fail", "--force") == 1
+    assert (
+        "f.tif: 1 values that are not finite (NaN or infinite) in row 3" in capsys.readouterr().err
+    )
+
+
+def test_quiet_prints_nothing(model, capsys):
+    picture("a.png")
+    assert snowmelt(model, "a.png", "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def run_in_python(code, **options):
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def test_denoises_where_torch_cannot_be_imported(model):
+    picture("a.png")
+    process = run_in_python(f"""
+        import sys
+        for name in ("torch", "onnx", "onnxscript", "matplotlib"):
+            sys.modules[name] = None  # importing it is a ModuleNotFoundError
+        from snowmelt.cli import main
+        sys.exit(main(["denoise", "a.png", "--model", {str(model)!r}]))
+        """)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert abs(int(values("a_denoised.png")) - 100 - ADDED) <= 1  # bf16
+
+
+def test_a_full_disk_leaves_nothing_behind(here, model):
+    tifffile.imwrite("a.tif", np.zeros((2000, 1000), np.uint8))
+    before = everything(here)
+    process = run_in_python(f"""
+        import resource, sys
+        from snowmelt.cli import main
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+        sys.exit(main(["denoise", "a.tif", "--model", {str(model)!r}]))
+        """)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors == "snowmelt: error: a_denoised.tif: cannot be written: File too large\n"
+    assert everything(here) == before
+
+
+def test_ctrl_c_leaves_nothing_behind(here, model):
+    tifffile.imwrite("a.tif", np.zeros((20000, 20000), np.uint8))
+    before = set(here.iterdir())
+    process = run_in_python(f"""
+        import sys
+        from snowmelt.cli import main
+        sys.exit(main(["denoise", "a.tif", "a.tif", "--model", {str(model)!r}]))
+        """)
+    while set(here.iterdir()) == before and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "snowmelt: stopped\n")
+    assert set(here.iterdir()) == before
+
+
+def test_options_reach_the_engine(model, monkeypatch):
+    asked = {}
+
+    def load(path, **options):
+        asked.update(options, path=path)
+        raise UserError("enough")
+
+    monkeypatch.setattr(batch, "load", load)
+    picture("a.png")
+    with pytest.raises(UserError, match="enough"):
+        batch.run(Options(inputs=["a.png"], model=str(model), device="cuda", tile=7, threads=3))
+    expected = {"device": "cuda", "precision": "auto", "tile": 7, "threads": 3, "path": str(model)}
+    assert asked == expected
+
+
+def test_sigma_is_in_255ths_of_the_range():
+    assert Options(inputs=[], model="", sigma=51).settings.noise == pytest.approx(0.2)
