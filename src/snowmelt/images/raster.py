@@ -26,6 +26,8 @@ from snowmelt.images.ifd import Reader
 Chunks = list[tuple[bytes, bytes]]
 Segments = list[tuple[int, bytes]]
 
+# On a photograph of 6 Mpx: 17 Mpx/s where zlib's usual 6 gives 4, for a file 7 percent larger.
+PNG_LEVEL = 2
 JPEG_QUALITY = 95
 WEBP_QUALITY = 95
 
@@ -126,7 +128,10 @@ class PngImage(RasterImage):
             raise ValueError("it has no picture")
         if b"acTL" in found:
             raise UserError(f"{self.path}: an animated PNG; take its frames apart first")
-        width, height, self._depth, self._colour = struct.unpack(">IIBB", found[b"IHDR"][:10])
+        header = struct.unpack(">IIBBBBB", found[b"IHDR"])
+        width, height, self._depth, self._colour, *methods = header
+        if methods not in ([0, 0, 0], [0, 0, 1]):  # else libpng prints a warning
+            raise ValueError(f"unknown methods {methods} of compression, filtering, interlacing")
         if self._colour not in _PNG_CHANNELS:
             raise ValueError(f"unknown colour type {self._colour}")
         if self._depth not in _PNG_DEPTHS.get(self._colour, (8, 16)):
@@ -191,7 +196,7 @@ class PngImage(RasterImage):
             packed = np.packbits(rows.reshape(len(levels), -1), axis=-1)
             yield zlib.compress(np.insert(packed, 0, 0, axis=-1).tobytes())  # 0: no filter
         else:
-            encoded = imagecodecs.png_encode(np.ascontiguousarray(levels))
+            encoded = imagecodecs.png_encode(np.ascontiguousarray(levels), level=PNG_LEVEL)
             yield from (body for name, body in _png_chunks(bytes(encoded)) if name == b"IDAT")
 
 
@@ -500,7 +505,7 @@ def create(path: Path, array: Array) -> bytes:
     if suffix == ".png":
         import imagecodecs
 
-        return bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels)))
+        return bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels), level=PNG_LEVEL))
     if suffix == ".webp":
         return _webp(pixels, lossless=True, opacity=pixels.shape[2] == 4)
     return _jpeg(pixels)
