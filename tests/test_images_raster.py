@@ -286,6 +286,15 @@ def test_jpeg(tmp_path, picture, mode, progressive):
         assert JpegImagePlugin.get_sampling(new_image) == 0  # 4:4:4
 
 
+def test_jpeg_of_rgb_without_luma(tmp_path):
+    """Adobe's mark says how colours are coded: a stale one would turn them."""
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (W, H), (200, 100, 50)).save(path, keep_rgb=True)
+    assert b"Adobe" in path.read_bytes()
+    new = np.asarray(opened(passed(path, inverted)))
+    np.testing.assert_allclose(new, np.broadcast_to([55, 155, 205], new.shape), atol=3)
+
+
 def test_jpeg_keeps_further_pictures(tmp_path, picture):
     path = tmp_path / "a.jpg"
     second = Image.fromarray(255 - picture)
@@ -294,6 +303,8 @@ def test_jpeg_keeps_further_pictures(tmp_path, picture):
     old, new = opened(path), opened(passed(path, inverted))
     assert new.n_frames == old.n_frames == 2
     assert new.tobytes() != old.tobytes()
+    second_at = passed(path, inverted).read_bytes().index(b"\xff\xd8\xff", 3)
+    assert new.mpinfo[0xB002][0]["Size"] == second_at
     old.seek(1)
     new.seek(1)
     assert new.tobytes() == old.tobytes()

@@ -6,6 +6,7 @@ import struct
 import tracemalloc
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -75,6 +76,8 @@ def check_identity(path, **options):
         assert found.dtype == expected.dtype
         np.testing.assert_array_equal(found, expected)
         assert described(new) == described(path)
+        with tifffile.TiffFile(new) as file:
+            assert not any(page.offset % 2 for page in file.pages)  # says the specification
     np.testing.assert_array_equal(read(path, **options), expected)
 
 
@@ -329,6 +332,15 @@ def test_jpeg_comes_back_without_loss(tmp_path, shape, options):
         assert page.software == "me"
         assert page.photometric == (2 if len(shape) == 3 else 1)
         assert page.is_tiled == ("tile" in options)
+
+
+def test_jpeg_larger_than_its_strip(tmp_path):
+    path = tmp_path / "a.tif"
+    data = imagecodecs.jpeg_encode(noise((64, 64), "u1"))
+    place = len(handmade((259, 7), (273, 1), (279, len(data))))
+    path.write_bytes(handmade((259, 7), (273, place), (279, len(data))) + data)
+    with pytest.raises(UserError, match="a JPEG of 64 x 64 in a tile of 4 x 4"):
+        read(path)
 
 
 @pytest.mark.parametrize("kind", ["separated", "miniswhite"])
@@ -599,6 +611,14 @@ def test_ome_cannot_claim_more_than_there_is(tmp_path, xml):
         open_image(path)
     path.write_bytes(handmade((270, Tag(270, 2, ome().encode() + b"\0"))))
     assert read(path).shape == (4, 4)
+
+
+def test_ome_does_not_open_other_files(tmp_path):
+    path, other = tmp_path / "a.tif", tmp_path / "b.tif"
+    data = '<TiffData><UUID FileName="b.tif">urn:uuid:b</UUID></TiffData>'
+    path.write_bytes(handmade((270, Tag(270, 2, ome(data=data).encode() + b"\0"))))
+    tifffile.imwrite(other, np.full((4, 4), 77, "u1"))
+    assert not np.any(read(path) == 77)
 
 
 def test_bombs_by_their_expansion(tmp_path):

@@ -480,7 +480,8 @@ class _Writer:
             self._file.seek(start)
             self._write_encoded(bands)
         # ImageJ finds planes beyond 4 GiB by one directory before them.
-        self._write_directories(_HEADER if image._is_virtual else self._file.seek(0, 2))
+        end = self._file.seek(0, 2)
+        self._write_directories(_HEADER if image._is_virtual else end + end % 2)
 
     def _write_plain(self, bands: Iterator[Array], start: int) -> None:
         """Each row has its place from the outset, so planar colours need no buffer."""
@@ -503,7 +504,7 @@ class _Writer:
                 for (sheet, number, _), data in zip(batch, encoded, strict=True):
                     self._offsets[sheet, number] = self._file.tell()
                     self._counts[sheet, number] = len(data)
-                    self._file.write(data + b"\0" * (len(data) % 2))
+                    self._file.write(data)
 
     def _tiles(self, bands: Iterator[Array]) -> Iterator[tuple[int, int, Array]]:
         """Each strip or tile with its sheet and its number in the sheet."""
