@@ -130,11 +130,11 @@ def conclude(folder: Path, finished: bool) -> int:
             f"stopped; `snowmelt train --resume -o {folder}` goes on. {folder / 'model.onnx'} is usable"
         )
         return INTERRUPTED
-    from snowmelt import evaluation
+    from snowmelt import evaluation, results
 
-    scores = evaluation.judge(folder)
-    print(evaluation.table(scores))
-    print(evaluation.verdict(scores, evaluation.NETWORK))
+    measured = evaluation.judge(folder)
+    print(results.table(measured))
+    print(*results.verdicts(measured), sep="\n")
     print(
         f"{folder}: model.onnx, pictures (epoch-*.png), curves.png, log.jsonl, scores.json, recipe.toml"
     )

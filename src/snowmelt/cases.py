@@ -1,0 +1,391 @@
+"""The images of an evaluation: found, paired, checked all at once, and read one by one.
+
+A case holds one picture or two: noisy and clean, two noisy takes, or a noisy one alone. They come from an
+HDF5 file of pairs, from folders or stacks that belong together by name, or from clean images and noise put on
+them. A source is a file, or a folder, which means its images, or a pattern such as ``scans/*_real.jpg``:
+what the star stands for is the image's name.
+
+Pictures are (H, W) or (H, W, C) float32, 0 black and 1 white.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snowmelt import images
+from snowmelt.data import read_dataset
+from snowmelt.errors import UserError
+from snowmelt.images.base import Image, Layout
+from snowmelt.noise import Noise
+
+Picture = NDArray[np.float32]
+Pictures = tuple[Picture, ...]
+Roles = tuple[str, ...]
+Range = tuple[float, float]
+PAIR: Roles = ("noisy", "clean")
+TAKES: Roles = ("noisy", "noisy-too")
+ALONE: Roles = ("noisy",)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Stored values of black and white, and whether only whole numbers are stored."""
+
+    low: float
+    high: float
+    whole: bool
+
+    @property
+    def span(self) -> float:
+        """From black to white."""
+        return self.high - self.low
+
+    def to_unit(self, values: NDArray[Any]) -> Picture:
+        """Stored values as 0 black and 1 white."""
+        return ((values.astype(np.float64) - self.low) / self.span).astype(np.float32)
+
+    def as_stored(self, picture: NDArray[Any]) -> NDArray[np.float64]:
+        """What a file of this scale would hold of a picture: within [0, 1], in steps; still 0 to 1."""
+        clipped = np.clip(picture.astype(np.float64), 0, 1)
+        return np.rint(clipped * self.span) / self.span if self.whole else clipped
+
+
+@dataclass(frozen=True)
+class Case:
+    """One or two pictures of one scene, read when they are needed.
+
+    `examine` fills in the SHA-256 of all of them, and of the last one alone: of pairs, that is the truth, and
+    cases with one truth are takes of one scene.
+    """
+
+    name: str
+    pictures: Callable[[], Pictures]
+    digest: str = ""
+    scene: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collection:
+    """Cases of one kind and scale.
+
+    Attributes:
+        title: Where they come from.
+        roles: What the pictures of a case are.
+        cases: In the order of their names.
+        scale: Of the files.
+        noise: What was put on clean images, None where the noise is real.
+        seed: Of that noise: each image begins with it anew.
+        stored: Whether that noisy image is clipped and rounded like a file.
+    """
+
+    title: str
+    roles: Roles
+    cases: tuple[Case, ...]
+    scale: Scale
+    noise: Noise | None = None
+    seed: int | None = None
+    stored: bool = False
+
+
+def from_hdf5(path: Path, part: str) -> Collection:
+    """The "train" or the "test" arrays of a file of pairs; see `data.read_dataset`."""
+    import h5py
+
+    dataset = read_dataset(path)
+    with h5py.File(path, "r") as file:
+        noisy, clean = (file[f"{part}_{kind}"].dtype for kind in ("ns", "gt"))
+    whole = noisy.kind == clean.kind == "u"
+    pairs = getattr(dataset, part)
+    return from_arrays(
+        pairs.noisy,
+        pairs.clean,
+        title=f"{part} arrays of {path.name}",
+        scale=Scale(0, float(np.iinfo(noisy).max) if whole else 1, whole),
+    )
+
+
+def from_arrays(
+    noisy: Sequence[Picture], clean: Sequence[Picture], *, title: str, scale: Scale
+) -> Collection:
+    """Pairs that are in memory, 0 black and 1 white; ``scale`` says what a file of them would hold."""
+    cases = [
+        Case(f"{index:04d}", partial(tuple, (image, truth)))
+        for index, (image, truth) in enumerate(zip(noisy, clean, strict=True))
+    ]
+    return Collection(title=title, roles=PAIR, cases=tuple(cases), scale=scale)
+
+
+def from_files(
+    sources: Sequence[str],
+    roles: Roles,
+    *,
+    axes: str | None = None,
+    value_range: Range | None = None,
+) -> Collection:
+    """Images that belong together by name: for each role a folder, a pattern with a star, or a file.
+
+    Each H x W picture of a stack is a case of its own.
+
+    Raises:
+        UserError: All that does not fit: names missing on one side, sizes and number types that differ,
+            files that cannot be read.
+    """
+    found = _find_all(sources)
+    problems = _unpaired(sources, roles, found)
+    stacks: list[tuple[str, list[Image]]] = []
+    for name in [name for name in found[0] if all(name in each for each in found)]:
+        try:
+            stacks.append((name, [_open(each[name], axes) for each in found]))
+        except UserError as error:
+            problems.append(str(error))
+    for name, stack in stacks:
+        problems += _mismatched(name, roles, [each.layout for each in stack])
+    refuse(problems, f"in {' and '.join(sources)}")
+    scale = _scale([each for _, stack in stacks for each in stack], value_range)
+    cases = [
+        Case(
+            f"{name}[{plane}]" if stack[0].layout.planes > 1 else name,
+            partial(_read, [each[name] for each in found], plane, axes, scale),
+        )
+        for name, stack in stacks
+        for plane in range(stack[0].layout.planes)
+    ]
+    title = " and ".join(dict.fromkeys(_short(source) for source in sources))
+    return Collection(title=title, roles=roles, cases=tuple(cases), scale=scale)
+
+
+def with_noise(
+    clean: Collection, noise: Noise, *, seed: int = 0, stored: bool = False
+) -> Collection:
+    """Pairs of clean images and what noise makes of them; see `Collection` for ``seed`` and ``stored``."""
+
+    def pair(case: Case) -> Pictures:
+        (truth,) = case.pictures()
+        noisy = noise(truth, np.random.default_rng(seed))
+        if stored:
+            noisy = clean.scale.as_stored(noisy).astype(np.float32)
+        return noisy, truth
+
+    made = [Case(each.name, partial(pair, each)) for each in clean.cases]
+    return dataclasses.replace(
+        clean, roles=PAIR, cases=tuple(made), noise=noise, seed=seed, stored=stored
+    )
+
+
+def is_colour(collection: Collection) -> bool:
+    """Whether the first picture has channels."""
+    return collection.cases[0].pictures()[0].ndim == 3
+
+
+def made_grey(collection: Collection) -> Collection:
+    """The same as luminance (ITU-R BT.709), which the title then says."""
+    from skimage.color import rgb2gray
+
+    def grey(case: Case) -> Pictures:
+        return tuple(np.asarray(rgb2gray(each), np.float32) for each in case.pictures())
+
+    made = [dataclasses.replace(each, pictures=partial(grey, each)) for each in collection.cases]
+    title = f"{collection.title}, made grey"
+    return dataclasses.replace(collection, title=title, cases=tuple(made))
+
+
+def middle(picture: Picture, side: int) -> Picture:
+    """The middle of a picture, at most ``side`` square."""
+    starts = [max(0, (length - side) // 2) for length in picture.shape[:2]]
+    rows, columns = (slice(start, start + side) for start in starts)
+    return picture[rows, columns]
+
+
+def examine(collection: Collection) -> Collection:
+    """Read every picture once, make sure that it can be scored, and fill in the digests.
+
+    Raises:
+        UserError: All that cannot: values that are not finite, a truth beyond black and white, pictures that
+            are the same on both sides.
+    """
+    problems: list[str] = []
+    examined = []
+    for case in collection.cases:
+        try:
+            pictures = case.pictures()
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        problems += _unfit(case.name, pictures, collection)
+        digests = [hashlib.sha256(each.tobytes()).hexdigest() for each in pictures]
+        digest = hashlib.sha256("".join(digests).encode()).hexdigest()
+        examined.append(dataclasses.replace(case, digest=digest, scene=digests[-1]))
+    refuse(problems, f"in {collection.title}")
+    return dataclasses.replace(collection, cases=tuple(examined))
+
+
+def refuse(problems: Sequence[str], where: str) -> None:
+    """Raise one UserError with all problems, if there are any."""
+    if len(problems) == 1:
+        raise UserError(problems[0])
+    if problems:
+        raise UserError("\n  ".join([f"{len(problems)} things {where} do not fit:", *problems]))
+
+
+def _unfit(name: str, pictures: Pictures, collection: Collection) -> list[str]:
+    problems = []
+    for role, picture in zip(collection.roles, pictures, strict=True):
+        bad = picture.size - int(np.isfinite(picture).sum())
+        if bad:
+            problems.append(f"{name}: {bad} values of the {role} image are not finite")
+    scale = collection.scale
+    if collection.roles == PAIR and not problems:
+        low, high = (
+            scale.low + scale.span * float(limit(pictures[1])) for limit in (np.min, np.max)
+        )
+        slack = 1e-6 * scale.span  # of float32
+        if low < scale.low - slack or high > scale.high + slack:
+            problems.append(
+                f"{name}: the clean image goes from {low:.5g} to {high:.5g}, beyond the range "
+                f"{scale.low:g} to {scale.high:g}; give one that holds it: --range LOW HIGH"
+            )
+    if len(pictures) == 2 and not problems and np.array_equal(*pictures):
+        problems.append(f"{name}: the {' and the '.join(collection.roles)} image are the same")
+    return problems
+
+
+def _find_all(sources: Sequence[str]) -> list[dict[str, str]]:
+    """For each source its images' names and paths; single files belong together whatever their names."""
+    if any(_is_several(source) for source in sources):
+        return [_find(source) for source in sources]
+    return [{_stem(sources[0]): source} for source in sources]
+
+
+def _find(source: str) -> dict[str, str]:
+    path = Path(source)
+    if not _is_several(source):
+        if not path.exists() and ":" not in path.name:
+            raise UserError(f"{source}: no such file or folder")
+        return {_stem(source): source}
+    files = _several_files(path if "*" in path.name else path / "*")
+    if not files:
+        raise UserError(f"{source}: no images there; known are {', '.join(images.SUFFIXES)}")
+    return files
+
+
+def _is_several(source: str) -> bool:
+    path = Path(source)
+    return "*" in path.name or (path.is_dir() and path.suffix.lower() != ".zarr")
+
+
+def _stem(source: str) -> str:
+    """Name without its end; the name of the array in ``file.h5:/array``."""
+    return Path(source).stem
+
+
+def _several_files(pattern: Path) -> dict[str, str]:
+    """What the star stands for, and the path: images only. For ``*`` alone, the name without its end."""
+    before, _, after = pattern.name.partition("*")
+    if "*" in after or not pattern.parent.is_dir():
+        raise UserError(f"{pattern}: expected a folder that is there, and one star in the name")
+    files: dict[str, str] = {}
+    for path in sorted(pattern.parent.glob(pattern.name)):
+        if path.suffix.lower() not in images.SUFFIXES or path.name.startswith("."):
+            continue
+        name = path.name[len(before) : len(path.name) - len(after)] if after else path.stem
+        if name in files:
+            raise UserError(
+                f"{pattern.parent}: {Path(files[name]).name} and {path.name} are both called {name}; say "
+                f"which is meant by a pattern, such as '*{path.suffix}'"
+            )
+        files[name] = str(path)
+    return files
+
+
+def _unpaired(sources: Sequence[str], roles: Roles, found: Sequence[dict[str, str]]) -> list[str]:
+    names = sorted(set().union(*found))
+    problems = []
+    for source, role, each in zip(sources, roles, found, strict=True):
+        missing = [name for name in names if name not in each]
+        if missing:
+            problems.append(f"no {role} image in {source} by the name of {', '.join(missing)}")
+    return problems
+
+
+def _mismatched(name: str, roles: Roles, layouts: Sequence[Layout]) -> list[str]:
+    problems = [
+        f"{name}: the {role} image holds {layout.dtype}; expected integers or floats"
+        for role, layout in zip(roles, layouts, strict=True)
+        if layout.dtype.kind not in "uif"
+    ]
+    sizes = [_size(layout) for layout in layouts]
+    if len(set(sizes)) > 1:
+        said = zip(roles, sizes, strict=True)
+        problems.append(
+            f"{name}: " + ", ".join(f"the {role} image is {size}" for role, size in said)
+        )
+    return problems
+
+
+def _size(layout: Layout) -> str:
+    """Such as "512 x 512 pixels in colour"."""
+    colours = layout.channels - layout.alpha
+    kind = {1: "grey", 3: "in colour"}.get(colours, f"of {colours} channels")
+    stack = f" in {layout.planes} planes" if layout.planes > 1 else ""
+    return f"{layout.height} x {layout.width} pixels {kind}{stack}"
+
+
+def _scale(stack: Sequence[Image], value_range: Range | None) -> Scale:
+    """The given range; else all of an 8 or 16-bit type, or 0 to 1 for floats."""
+    dtypes = sorted({each.layout.dtype.newbyteorder("=") for each in stack}, key=str)
+    whole = all(dtype.kind in "ui" for dtype in dtypes)
+    if value_range:
+        low, high = value_range
+        if not low < high or not np.isfinite([low, high]).all():
+            raise UserError(f"--range {low:g} {high:g}: expected two numbers, black first")
+        return Scale(low, high, whole)
+    stored = {getattr(each, "value_range", None) for each in stack}
+    if len(dtypes) > 1 or len(stored) > 1:
+        kinds = ", ".join(map(str, dtypes))
+        raise UserError(
+            f"images of different number types or depths ({kinds}); say which values stand for black and "
+            "white in all of them: --range LOW HIGH"
+        )
+    (dtype,), (own_range,) = dtypes, stored
+    if own_range:
+        low, high = own_range
+        return Scale(float(low), float(high), whole)
+    if dtype.kind == "f":
+        return Scale(0, 1, False)
+    if dtype.kind == "u" and dtype.itemsize <= 2:
+        return Scale(0, 2.0 ** (8 * dtype.itemsize) - 1, True)
+    raise UserError(
+        f"images of {dtype}: say which values stand for black and white: --range LOW HIGH"
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _open(path: str, axes: str | None) -> Image:
+    return images.open_image(path, axes=axes)
+
+
+def _read(paths: Sequence[str], plane: int, axes: str | None, scale: Scale) -> Pictures:
+    return tuple(scale.to_unit(_plane(_open(path, axes), plane)) for path in paths)
+
+
+def _plane(image: Image, plane: int) -> NDArray[Any]:
+    """One picture without its opacity: (H, W) or (H, W, C)."""
+    layout = image.layout
+    pixels: NDArray[Any] = image.read_rows(plane, 0, layout.height)
+    pixels = pixels[..., : layout.channels - layout.alpha]
+    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+
+
+def _short(source: str) -> str:
+    """The last two parts of a path."""
+    return "/".join(Path(source).parts[-2:])

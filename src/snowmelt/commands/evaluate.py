@@ -1,0 +1,278 @@
+"""`snowmelt evaluate`: is a denoiser any good on your data?"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from snowmelt.commands import DONE, Commands
+from snowmelt.errors import UserError
+
+if TYPE_CHECKING:
+    from snowmelt.baselines import Denoise
+    from snowmelt.cases import Collection
+    from snowmelt.evaluation import Contender
+    from snowmelt.noise import Noise
+
+AGAINST = "gaussian,median,nlm,tv,wavelet"
+WAYS = ("data", "noisy clean", "clean noise", "noisy noisy_too", "noisy")
+DESCRIPTION = """\
+Score denoisers on images, against classical filters at their best and against doing nothing:
+
+  --data pairs.h5                    the test arrays of a file of pairs; the training arrays tune the filters
+  --noisy DIR --clean DIR            pairs of files of equal names, or two stacks
+  --clean DIR --noise gaussian:25    clean images and noise put on them, by the published protocol
+  --noisy DIR --noisy-too DIR        no truth, but two noisy takes of each scene
+  --noisy DIR                        no truth, noisy images alone: the least can be said
+  --results A.json B.json            what was saved by -o before, in one table where it is comparable
+
+DIR is a folder, a file, or a pattern such as 'scans/*_real.jpg': the star stands for the image's name."""
+
+
+def add(commands: Commands) -> None:
+    """Describe the arguments."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="score denoisers against classical filters and against doing nothing",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_images(parser)
+    _add_denoisers(parser)
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER",
+        help="keep results.json, images.jsonl and images.csv (a row for each image) there",
+    )  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="replace results that are there")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(run=run)
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("images")
+    group.add_argument("--data", metavar="FILE.h5", help="train_ns, train_gt, test_ns, test_gt")
+    group.add_argument("--noisy", metavar="DIR", help="noisy images")
+    group.add_argument("--clean", metavar="DIR", help="the truth")
+    group.add_argument("--noisy-too", metavar="DIR", help="a second noisy take of each scene")
+    group.add_argument(
+        "--noise", metavar="KIND:NUMBER",
+        help="to be put on the clean images: gaussian:SIGMA (levels of 255), poisson:PEAK (photons at "
+        "white), poisson-gaussian:PEAK:SIGMA, speckle:SIGMA (part of the value), salt-and-pepper:AMOUNT "
+        "(part)",
+    )  # fmt: skip
+    group.add_argument("--seed", type=int, default=0, help="of the noise, the same for each image")
+    group.add_argument(
+        "--clip-noisy", action="store_true",
+        help="clip and round what the noise makes, as a file would (published protocols do not)",
+    )  # fmt: skip
+    group.add_argument(
+        "--range", nargs=2, type=float, metavar=("LOW", "HIGH"),
+        help="stored values of black and white (default: all of an 8 or 16-bit type, 0 to 1 of floats)",
+    )  # fmt: skip
+    group.add_argument("--axes", metavar="LETTERS", help="such as ZYX, where a file is silent")
+    group.add_argument("--results", nargs="+", type=Path, metavar="FILE", help="saved results")
+
+
+def _add_denoisers(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("denoisers")
+    group.add_argument("--model", nargs="+", default=[], metavar="MODEL", help="files or names")
+    group.add_argument(
+        "--sigma", type=float, metavar="LEVELS",
+        help="noise in levels of 255, for models that ask for it (default: that of --noise gaussian)",
+    )  # fmt: skip
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    group.add_argument("--precision", default="auto", help="auto, bf16 or f32")
+    group.add_argument(
+        "--against", default=AGAINST, metavar="NAMES",
+        help=f"filters, default {AGAINST}; also bm3d, if you installed it (its licence is "
+        "non-commercial); none",
+    )  # fmt: skip
+    group.add_argument(
+        "--tune", nargs="+", metavar="DIR",
+        help="images to tune the filters on: a file of pairs, a noisy and a clean folder, or a clean one "
+        "with --noise (default: the training arrays, else a fifth of the images, which is not scored)",
+    )  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> int:
+    """Score, print, save."""
+    from snowmelt import evaluation, results, truthless
+
+    if options.results:
+        _only_results(options)
+        print(results.tables([results.load(path) for path in options.results]))
+        return DONE
+    _check(options)
+    against = _against(options.against)
+    contenders = _contenders(options)
+    collection, tuning = _collections(options)
+    progress = evaluation.in_silence if options.quiet else _show
+    rows: Sequence[dict[str, Any]]
+    if options.noisy and not options.clean:
+        found = truthless.compare(collection, contenders, against=against, progress=progress)
+        text, verdicts = truthless.table(found), truthless.verdicts(found)
+        content, rows = truthless.content(found), truthless.rows_of(found)
+    else:
+        measured = evaluation.compare(
+            collection, contenders, tuning=tuning, against=against, progress=progress
+        )
+        text, verdicts = results.table(measured), results.verdicts(measured)
+        content, rows = results.content(measured), results.rows_of(measured)
+    print("\n".join([text, *verdicts]))
+    if options.output:
+        results.save(content, options.output / "results.json")
+        results.save_rows(rows, options.output)
+    return DONE
+
+
+def _only_results(options: argparse.Namespace) -> None:
+    given = [
+        each for each in ("data", "noisy", "clean", "noisy_too", "noise") if vars(options)[each]
+    ]
+    if given or options.model:
+        raise UserError("--results shows what was saved; leave images and models out")
+
+
+def _check(options: argparse.Namespace) -> None:
+    """One way of giving images, and an output folder that can be written."""
+    given = {
+        name for name in ("data", "noisy", "clean", "noisy_too", "noise") if vars(options)[name]
+    }
+    if given not in [set(way.split()) for way in WAYS]:
+        ways = "; ".join(f"--{way}".replace(" ", " --").replace("_", "-") for way in WAYS)
+        raise UserError(
+            f"which images? expected one of: {ways}; `snowmelt evaluate --help` says more"
+        )
+    if options.data and (options.range or options.axes):
+        raise UserError(
+            "--data: a file of pairs holds floats from 0 to 1, or integers that span their type; leave "
+            "--range and --axes out"
+        )
+    if options.tune and not (options.data or options.clean):
+        raise UserError(
+            "--tune needs a truth; without one, filters are tuned on the images themselves"
+        )
+    if options.output:
+        _prepare(options.output, options.force)
+
+
+def _prepare(folder: Path, force: bool) -> None:
+    if (folder / "results.json").exists() and not force:
+        raise UserError(
+            f"{folder} holds results already; choose another folder, or replace them: --force"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _against(names: str) -> list[str]:
+    return [] if names == "none" else [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _collections(options: argparse.Namespace) -> tuple[Collection, Collection | None]:
+    """What is scored, and what the filters are tuned on."""
+    from snowmelt import cases
+    from snowmelt.data import fetch, is_url
+
+    tune = options.tune
+    if options.data:
+        path = (
+            fetch(options.data, quiet=options.quiet) if is_url(options.data) else Path(options.data)
+        )
+        tuning = _pairs(options, tune) if tune else cases.from_hdf5(path, "train")
+        return cases.from_hdf5(path, "test"), tuning
+    if options.clean:
+        given = [options.clean] if options.noise else [options.noisy, options.clean]
+        scored = _pairs(options, given)
+        return scored, _pairs(options, tune, like=scored) if tune else None
+    sources = [each for each in (options.noisy, options.noisy_too) if each]
+    roles = cases.TAKES if options.noisy_too else cases.ALONE
+    collection = cases.from_files(sources, roles, axes=options.axes, value_range=options.range)
+    return collection, None
+
+
+def _pairs(
+    options: argparse.Namespace, sources: Sequence[str], like: Collection | None = None
+) -> Collection:
+    """Pairs from a noisy and a clean source, from a clean one with noise, or from a file of pairs.
+
+    Clean images in colour are made grey where those to be ``like`` are grey.
+    """
+    from snowmelt import cases, noise
+
+    if len(sources) == 1 and not options.noise:
+        if Path(sources[0]).suffix.lower() not in (".h5", ".hdf5"):
+            raise UserError(
+                f"{sources[0]}: expected a noisy and a clean source, or a file of pairs (.h5)"
+            )
+        return cases.from_hdf5(Path(sources[0]), "train")
+    expected = 1 if options.noise else 2
+    if len(sources) != expected:
+        wanted = "one clean source" if options.noise else "a noisy and a clean source"
+        raise UserError(f"--tune {' '.join(sources)}: expected {wanted}")
+    roles = ("clean",) if options.noise else cases.PAIR
+    found = cases.from_files(sources, roles, axes=options.axes, value_range=options.range)
+    if not options.noise:
+        return found
+    kind = noise.parse(options.noise)
+    if like and cases.is_colour(found) and not cases.is_colour(like):
+        found = cases.made_grey(found)
+    return cases.with_noise(found, kind, seed=options.seed, stored=options.clip_noisy)
+
+
+def _contenders(options: argparse.Namespace) -> list[Contender]:
+    from snowmelt import denoiser, noise
+    from snowmelt.evaluation import Contender
+
+    kind = noise.parse(options.noise) if options.noise else None
+    contenders = []
+    for model, name in zip(options.model, _names(options.model), strict=True):
+        network = denoiser.load(model, device=options.device, precision=options.precision)
+        sigma = _sigma(options, kind, network.header.conditioned, name)
+        details: dict[str, Any] = {
+            "sha256": network.model.sha256,
+            "precision": network.engine.precision,
+        }
+        details |= {} if sigma is None else {"sigma": sigma * 255}
+        contenders.append(Contender(name, _function(network, sigma), details=details))
+    return contenders
+
+
+def _names(models: Sequence[str]) -> list[str]:
+    """File names, or whole paths where those are not all different."""
+    short = [Path(model).name for model in models]
+    names = short if len(set(short)) == len(short) else [*models]
+    if len(set(names)) < len(names):
+        raise UserError(f"--model {' '.join(models)}: one of them is there twice")
+    return names
+
+
+def _sigma(
+    options: argparse.Namespace, kind: Noise | None, conditioned: bool, name: str
+) -> float | None:
+    """Noise to be told to a model, as a part of the range."""
+    from snowmelt.noise import Gaussian
+
+    if not conditioned:
+        return None
+    if options.sigma is not None:
+        return float(options.sigma) / 255
+    if isinstance(kind, Gaussian):
+        return kind.sigma
+    raise UserError(f"{name} asks for the noise level; say it in levels of 255: --sigma")
+
+
+def _function(network: Any, sigma: float | None) -> Denoise:
+    return lambda picture: network(
+        picture,
+        value_range=(0, 1),
+        sigma=sigma,
+        channel_axis=-1 if picture.ndim == 3 else None,
+    )
+
+
+def _show(items: Sequence[Any], what: str) -> Iterable[Any]:
+    from tqdm import tqdm
+
+    return tqdm(items, desc=what, leave=False, disable=None)
