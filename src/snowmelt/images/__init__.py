@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from snowmelt.errors import UserError
-from snowmelt.images import arrays, dicom, raster, tiff
+from snowmelt.images import arrays, dicom, hdf5, raster, tiff, zarrs
 from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, reading, split, writing
 
 _READERS = {
@@ -20,9 +20,9 @@ _READERS = {
     "JPEG": raster.JpegImage,
     "WebP": raster.WebpImage,
     "TIFF": tiff.TiffImage,
-    "HDF5": arrays.Hdf5Image,
+    "HDF5": hdf5.Hdf5Image,
     "NPY": arrays.NpyImage,
-    "Zarr": arrays.ZarrImage,
+    "Zarr": zarrs.ZarrImage,
     "DICOM": dicom.DicomImage,
 }
 
