@@ -1,0 +1,135 @@
+"""The noise doctor on real images with known noise: six noises at three strengths, and what it advises.
+
+Prints one JSON line for each of: the level on Gaussian noise, the 18 cases, and (--filters) how far the advised
+filter is behind the best of all filters tuned on the very images. Needs the images of SNOWMELT_DATA.
+"""
+
+import argparse
+import collections
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from snowmelt import diagnosis
+from snowmelt.noise import Gaussian, Poisson, PoissonGaussian, SaltAndPepper
+
+Picture = NDArray[np.float32]
+Add = Callable[[Picture, np.random.Generator], Picture]
+DATA = Path(os.environ.get("SNOWMELT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+PHOTO_SIDE, REDUCE = 640, 4  # pixels; reducing hides a photograph's own noise
+
+
+def correlated(sigma: float) -> Add:
+    """Gaussian noise blurred by a Gaussian of 1 pixel; correlation of neighbours 0.78."""
+
+    def add(clean: Picture, rng: np.random.Generator) -> Picture:
+        noise = ndimage.gaussian_filter(rng.normal(size=clean.shape), 1, mode="wrap")
+        return clean + (sigma / noise.std() * noise).astype(np.float32)
+
+    return add
+
+
+def stripes(sigma: float, white: float = 3 / 255) -> Add:
+    """An offset for each row, and a little white noise."""
+
+    def add(clean: Picture, rng: np.random.Generator) -> Picture:
+        offsets = rng.normal(size=(len(clean), 1))
+        offsets *= sigma / offsets.std()
+        return (clean + offsets + rng.normal(0, white, clean.shape)).astype(np.float32)
+
+    return add
+
+
+def level(found: diagnosis.Findings) -> float:
+    return found.sigma
+
+
+def gain(found: diagnosis.Findings) -> float:
+    return found.curve.gain[0]
+
+
+def read_noise(found: diagnosis.Findings) -> float:
+    return float(np.sqrt(max(found.curve.floor[0], 0)))
+
+
+def offsets(found: diagnosis.Findings) -> float:
+    return found.rows
+
+
+def lost(found: diagnosis.Findings) -> float:
+    return sum(found.impulses)
+
+
+Measure = Callable[[diagnosis.Findings], float]
+# kind -> cases: what to add, and each parameter's truth with how it is read off
+CASES: dict[str, list[tuple[Add, dict[Measure, float]]]] = {
+    "gaussian": [(Gaussian(s / 255), {level: s / 255}) for s in (10, 25, 50)],
+    "poisson": [(Poisson(peak), {gain: 1 / peak}) for peak in (200, 60, 20)],
+    "poisson-gaussian": [
+        (PoissonGaussian(peak, s / 255), {gain: 1 / peak, read_noise: s / 255})
+        for peak, s in ((200, 10), (60, 20), (20, 30))
+    ],
+    "correlated": [(correlated(s / 255), {level: s / 255}) for s in (10, 25, 50)],
+    "stripes": [(stripes(s / 255), {offsets: s / 255}) for s in (3, 8, 20)],
+    "impulse": [(SaltAndPepper(part), {lost: part}) for part in (0.01, 0.05, 0.2)],
+}
+
+
+def photographs() -> list[Picture]:
+    """Middle of each photograph, grey, reduced by 4."""
+    pictures = []
+    for path in sorted((DATA / "photos").glob("*.jpg")):
+        with Image.open(path) as file:
+            grey = np.asarray(file.reduce(REDUCE).convert("L"), np.float32) / 255
+        top, left = ((side - min(side, PHOTO_SIDE)) // 2 for side in grey.shape)
+        pictures.append(grey[top : top + PHOTO_SIDE, left : left + PHOTO_SIDE])
+    return pictures
+
+
+def bsds(count: int) -> list[Picture]:
+    """Every so many-th of the 200 BSDS500 training images, grey."""
+    paths = sorted((DATA / "bsds500" / "train").glob("*.jpg"))[:: 200 // count][:count]
+    return [np.asarray(Image.open(path).convert("L"), np.float32) / 255 for path in paths]
+
+
+def as_8_bit(image: Picture) -> Picture:
+    """Clipped and rounded, as in a file."""
+    return (np.rint(np.clip(image, 0, 1) * 255) / 255).astype(np.float32)
+
+
+def examine(kind: str, pictures: list[Picture], store: Callable[[Picture], Picture]) -> None:
+    for strength, (add, truths) in enumerate(CASES[kind]):
+        found = [
+            diagnosis.diagnose(store(add(clean, np.random.default_rng(index))), (0, 1))
+            for index, clean in enumerate(pictures)
+        ]
+        named = collections.Counter(each.kind for each in found)
+        row: dict[str, Any] = {"noise": kind, "strength": strength + 1}
+        row |= {"named": named.most_common(1)[0][0], "votes": dict(named)}
+        for measure, truth in truths.items():
+            ratios = np.array([measure(each) / truth for each in found])
+            row[measure.__name__] = round(float(np.median(ratios)), 3)
+            row[f"{measure.__name__} within 10%"] = round(float(np.mean(abs(ratios - 1) < 0.1)), 2)
+        print(json.dumps(row), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bsds", type=int, default=10, help="images of BSDS500")
+    options = parser.parse_args()
+    pictures = [*photographs(), *bsds(options.bsds)]
+    found = [diagnosis.diagnose(each, (0, 1)) for each in pictures]
+    print(json.dumps({"noise": "none", "votes": collections.Counter(each.kind for each in found)}))
+    for kind in CASES:
+        examine(kind, pictures)
+
+
+if __name__ == "__main__":
+    main()
