@@ -53,7 +53,7 @@ def non_local_means(image: Picture, sigma: float) -> Picture:
         fast_mode=True,
         channel_axis=_channel_axis(image),
     )
-    return np.asarray(filtered, np.float32)
+    return np.asarray(filtered, np.float32).reshape(image.shape)
 
 
 def total_variation(image: Picture, weight: float) -> Picture:
@@ -123,7 +123,7 @@ def _from(first: float, count: int) -> tuple[float, ...]:
     return tuple(first * RATIO**i for i in range(count))
 
 
-RATIO = 1.5  # between values tried first; then half and a quarter of it on both sides of the best
+RATIO = 1.5  # between values tried first; then less and less on both sides of the best
 FILTERS: Mapping[str, Filter] = {
     "gaussian": Filter("Gaussian blur", gaussian, "sigma", _from(0.25, 9), relative=False),
     "median": Filter("median", median, "size", (3, 5, 7, 9), relative=False, finer=False),
@@ -204,6 +204,6 @@ def _best(each: Filter, loss: Callable[[Denoise], float], noise: float) -> float
 
     unit = max(noise, 1e-4) if each.relative else 1
     best = try_all([value * unit for value in each.values])
-    for power in (0.5, 0.25) if each.finer else ():
+    for power in (0.5, 0.25, 0.125) if each.finer else ():
         best = try_all([best / RATIO**power, best * RATIO**power])
     return best

@@ -342,8 +342,8 @@ def _structure(closest: Marks) -> str:
         )
     strength = "some" if like < STRONG else "strong"
     return (
-        f"what {closest.name} removes has {strength} structure ({like:+.2f}): either the noise is correlated, "
-        "and the ranking above is not to be trusted, or detail is removed with it; a second take would tell"
+        f"what {closest.name} removes has {strength} structure ({like:+.2f}): either the noise is "
+        "correlated, and the ranking above is not to be trusted, or detail is removed with it; a second take would tell"
     )
 
 

@@ -101,7 +101,8 @@ def run(options: argparse.Namespace) -> int:
     from snowmelt import evaluation, results, truthless
 
     if options.results:
-        _only_results(options)
+        if _given(options) or options.model:
+            raise UserError("--results shows what was saved; leave images and models out")
         print(results.tables([results.load(path) for path in options.results]))
         return DONE
     _check(options)
@@ -127,20 +128,14 @@ def run(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _only_results(options: argparse.Namespace) -> None:
-    given = [
-        each for each in ("data", "noisy", "clean", "noisy_too", "noise") if vars(options)[each]
-    ]
-    if given or options.model:
-        raise UserError("--results shows what was saved; leave images and models out")
+def _given(options: argparse.Namespace) -> set[str]:
+    """Which of the words in WAYS the command line has."""
+    return {word for word in " ".join(WAYS).split() if vars(options)[word]}
 
 
 def _check(options: argparse.Namespace) -> None:
     """One way of giving images, and an output folder that can be written."""
-    given = {
-        name for name in ("data", "noisy", "clean", "noisy_too", "noise") if vars(options)[name]
-    }
-    if given not in [set(way.split()) for way in WAYS]:
+    if _given(options) not in [set(way.split()) for way in WAYS]:
         ways = "; ".join(f"--{way}".replace(" ", " --").replace("_", "-") for way in WAYS)
         raise UserError(
             f"which images? expected one of: {ways}; `snowmelt evaluate --help` says more"
