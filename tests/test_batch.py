@@ -21,17 +21,21 @@ from snowmelt.models import RecipeCNN
 ADDED = 10
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def write_model(path, offset):
+    """A model that adds ``offset`` to every value."""
     made = RecipeCNN([1], kernel_size=1, activation="linear")
     with torch.no_grad():
         for layer in made.layers:
             layer.weight.fill_(1)
             layer.bias.fill_(0)
-        made.layers[-1].bias.fill_(ADDED / 255)
-    path = tmp_path_factory.mktemp("model") / "add.onnx"
+        made.layers[-1].bias.fill_(offset)
     modelfile.write(path, made, modelfile.make_header(made))
     return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model") / "add.onnx", ADDED / 255)
 
 
 @pytest.fixture(autouse=True)
@@ -306,6 +310,39 @@ def test_arrays_in_containers(model):
     assert snowmelt(model, "in/y.zarr", "--axes", "YX") == 0
     assert (zarr.open_array("in/y_denoised.zarr", mode="r")[:] == 100 + ADDED).all()
     assert plan(["in/y.zarr"], "out") == [Job("in/y.zarr", Path("out/y.zarr"))]
+
+
+KINDS = [
+    ("grey.png", "u1", (40, 41), "YX"),
+    ("grey16.png", "u2", (40, 41), "YX"),
+    ("colour.png", "u1", (40, 41, 3), "YXS"),
+    ("opacity16.png", "u2", (40, 41, 4), "YXS"),
+    ("lossless.webp", "u1", (40, 41, 3), "YXS"),
+    ("grey.tif", "u1", (40, 41), "YX"),
+    ("stack.tif", "u2", (3, 40, 41), "ZYX"),
+    ("colours.tif", "f4", (2, 40, 41, 3), "TYXS"),
+    ("stack.npy", "f8", (3, 40, 41), "ZYX"),
+    ("big-endian.npy", ">i2", (40, 41), "YX"),
+]
+
+
+def test_a_network_that_changes_nothing_gives_back_every_kind_of_file(tmp_path):
+    identity = write_model(tmp_path / "identity.onnx", 0)
+    (tmp_path / "in").mkdir()
+    random = np.random.default_rng(0)
+    for name, kind, shape, axes in KINDS:
+        dtype = np.dtype(kind)
+        integers = random.integers(0, np.iinfo(dtype).max if dtype.kind in "ui" else 999, shape)
+        images.write(tmp_path / "in" / name, integers.astype(dtype), axes=axes)
+        options = [] if dtype.itemsize <= 2 else ["--range", "0", "500"]
+        options += ["--axes", axes] if name.endswith("npy") else []
+        source = tmp_path / "in" / name
+        assert snowmelt(identity, source, "-o", tmp_path / "out", *options) == 0
+        if name.endswith("npy"):
+            assert (tmp_path / "out" / name).read_bytes() == source.read_bytes()
+        found, expected = images.read(tmp_path / "out" / name, axes), images.read(source, axes)
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_range_strength_and_nan_from_the_command_line(model, capsys):

@@ -143,13 +143,13 @@ def test_windows_keep_every_pixel_once_and_far_from_inner_edges(reach, multiple)
 def test_tile_is_the_whole_image_or_the_shortest_with_the_fewest_windows():
     assert tiles.fit_tile(384, 384, 5, 1) == 384
     assert tiles.fit_tile(31, 384, 5, 8) == 32
-    assert tiles.fit_tile(400, 384, 5, 1) == 224  # two of 224 rather than two of 384
+    assert tiles.fit_tile(400, 384, 5, 1) == 208  # two of 208 rather than two of 384
     for length in range(385, 3000, 61):
         tile = tiles.fit_tile(length, 384, 5, 8)
-        assert tile % 32 == 0
+        assert tile % 16 == 0
         fewest = len(tiles.windows(length, 384, 5, 8))
         assert len(tiles.windows(length, tile, 5, 8)) == fewest
-        assert tile == 64 or len(tiles.windows(length, tile - 32, 5, 8)) > fewest
+        assert tile == 384 or len(tiles.windows(length, tile - 16, 5, 8)) > fewest
 
 
 def test_tile_too_small_for_the_reach_is_refused():

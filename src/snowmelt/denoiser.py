@@ -32,7 +32,7 @@ from snowmelt.modelfile import Header, ModelFile
 NOT_FINITE = ("keep", "fail")
 # Smaller tiles stay in the processor's cache, larger ones lose less to their overlap: 32 times the reach
 # loses 12 percent. Measured in benchmarks/engine.py.
-SMALLEST, LARGEST, IN_REACHES = 384, 2048, 32
+SMALLEST, LARGEST, IN_REACHES = 512, 2048, 32
 MEMORY = 2**29
 
 

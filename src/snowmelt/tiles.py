@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from snowmelt.errors import UserError
 
 # Sides of tiles are rounded up to this, so that images of many sizes need few compiled shapes.
-STEP = 32
+STEP = 16
 
 
 @dataclass(frozen=True)
