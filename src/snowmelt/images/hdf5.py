@@ -196,12 +196,16 @@ def serve(patience_seconds: int) -> None:
     """Answer requests until nobody asks any more; the other end of ``_Helper``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     files = _Files()
+    missed: list[Any] = []
+    sys.unraisablehook = missed.append  # h5py swallows errors of objects that end
     with contextlib.suppress(EOFError):
         while True:
             (name, *arguments), payload = _receive(sys.stdin.buffer)
             faulthandler.dump_traceback_later(patience_seconds, exit=True)
             try:
                 value, data = getattr(files, name)(*arguments, payload)
+                if missed:
+                    raise OSError(str(missed.pop().exc_value))
                 answer = {"value": value}
             except Exception as error:
                 answer, data = _told(error, name), b""
@@ -261,7 +265,12 @@ class _Files:
         """Put values in a box."""
         box = tuple(slice(start, stop) for start, stop in places)
         sizes = [stop - start for start, stop in places]
-        self._file(path, mode)[name][box] = np.frombuffer(payload, dtype).reshape(sizes)
+        dataset = self._file(path, mode)[name]
+        dataset[box] = np.frombuffer(payload, dtype).reshape(sizes)
+        # Tells of a full disk. Without it the dataset's end would swallow the error, and closing the
+        # file crash.
+        dataset.flush()
+        dataset.file.flush()
         return None, b""
 
     def close(self, _: bytes) -> tuple[None, bytes]:
