@@ -133,7 +133,7 @@ class DicomImage(Image):
 
     def _read(self) -> Any:
         """The whole file, its pixels uncompressed."""
-        dataset = _pydicom().dcmread(self.path)
+        dataset = _pydicom(self.path).dcmread(self.path)
         if "PixelData" not in dataset:
             raise ValueError("it has no pixels")
         if self._syntax not in _PLAIN:
@@ -182,7 +182,7 @@ class DicomImage(Image):
 
     def _header(self) -> Any:
         """All tags before the pixels, of a file that can be decoded."""
-        pydicom = _pydicom()
+        pydicom = _pydicom(self.path)
         meta = pydicom.filereader.read_file_meta_info(self.path)
         self._syntax = str(meta.get("TransferSyntaxUID", ""))
         if self._syntax == _DEFLATED:
@@ -258,11 +258,11 @@ class DicomImage(Image):
         return UserError(f"{self.path}: {why}")
 
 
-def _pydicom() -> Any:
+def _pydicom(path: Path) -> Any:
     try:
         import pydicom
     except ImportError as error:
-        raise UserError('reading DICOM needs pydicom: pip install "snowmelt[dicom]"') from error
+        raise UserError(f'{path}: DICOM needs pydicom: pip install "snowmelt[dicom]"') from error
     return pydicom
 
 
