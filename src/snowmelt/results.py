@@ -190,7 +190,9 @@ def table(results: Results) -> str:
                 "-" if quick else number(each.memory, 0),
             )
         )
-    return "\n".join([*aligned(rows), *wrapped(_legend(results, opponent))])
+    return "\n".join(
+        [*aligned(rows), *wrapped([*_legend(results, opponent), f"protocol: {results.protocol}"])]
+    )
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -221,7 +223,7 @@ def _legend(results: Results, opponent: str) -> list[str]:
         lines.append(f"filters tuned on {results.tuning}")
     if any(math.isnan(value) for value in results.marks[0].ssim):
         lines.append("SSIM: none for images smaller than its window of 11 pixels")
-    return [*lines, f"protocol: {results.protocol}"]
+    return lines
 
 
 def number(value: float, digits: int) -> str:
@@ -344,6 +346,7 @@ def content(results: Results) -> dict[str, Any]:
             "sha256": results.protocol.sha256,
             "scores": summary,
             "opponent": _opponent(results).name,
+            "notes": _legend(results, _opponent(results).name),
             "verdicts": verdicts(results),
             "measurement": asdict(results),
         }
@@ -378,6 +381,8 @@ def load(path: Path) -> Results:
             raise UserError(
                 f"{path}: results of format {saved['format']}; this version reads {FORMAT}"
             )
+        if saved.get("truth") is False:
+            raise UserError(f"{path}: measured without a truth; such results are for reading only")
         measurement = saved["measurement"]
         marks = [Marks(**_marks(each)) for each in measurement["marks"]]
         return Results(
