@@ -309,12 +309,15 @@ def test_each_look_is_kept_exactly(pairs_file: Path, photo: Path, tmp_path: Path
     recipe = replace(recipe, pictures=replace(recipe.pictures, photos=(str(photo),)))
     run = Run.prepare(recipe, tmp_path / "run", quiet=True)
     run.go()
-    pictures, kept = looks.read_pictures(run.folder), looks.read_looks(run.folder)
-    assert [each.name for each in pictures] == ["held-out pair", "photo"]
-    assert [*kept] == [0, 2, 3]
-    for picture, denoised in zip(pictures, kept[3], strict=True):
+    kept = looks.read_looks(run.folder, most=9)
+    assert [each.name for each in kept] == ["held-out pair", "photo"]
+    for picture, each in zip(run.pictures(), kept, strict=True):
+        assert np.array_equal(each.noisy, picture.noisy)
+        assert np.array_equal(each.clean, picture.clean)
+        assert [*each.takes] == ["After 0 epochs", "After 2 epochs", "After 3 epochs"]
         expected = run.denoise(torch.from_numpy(picture.noisy)[None, None])[0, 0].numpy()
-        assert np.array_equal(denoised, expected)
+        assert np.array_equal(each.takes["After 3 epochs"], expected)
+    assert [*looks.read_looks(run.folder, most=2)[0].takes] == ["After 0 epochs", "After 3 epochs"]
 
 
 def test_resuming_needs_a_run_its_recipe_and_its_data(pairs_file: Path, tmp_path: Path) -> None:

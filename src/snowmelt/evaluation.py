@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from snowmelt import __version__, baselines, cases, results
+from snowmelt import __version__, baselines, cases, looks, results
 from snowmelt.baselines import Denoise, Filter, Tuned
 from snowmelt.cases import Case, Collection, Picture, Scale, middle
 from snowmelt.errors import UserError
@@ -69,6 +69,7 @@ def compare(
     tuning: Collection | None = None,
     against: Iterable[str] = baselines.ALWAYS_THERE,
     progress: Progress = in_silence,
+    album: list[looks.Seen] | None = None,
 ) -> Results:
     """Score doing nothing, the classical filters at their best and the given denoisers.
 
@@ -79,6 +80,7 @@ def compare(
             it one scene in five is held aside for that, and is not scored.
         against: Names of filters, see `baselines.FILTERS`.
         progress: Goes through items and shows it, such as `tqdm`.
+        album: Gets a few of the images, for `looks.write_pictures`.
 
     Raises:
         UserError: The images cannot be scored, or there is nothing to tune on.
@@ -91,7 +93,7 @@ def compare(
         contenders += [_as_contender(each) for each in _tune(aside, filters, progress)]
     if isinstance(denoisers, Mapping):
         denoisers = [Contender(name, each) for name, each in denoisers.items()]
-    return _measure(scored, [*contenders, *denoisers], said, progress)
+    return _measure(scored, [*contenders, *denoisers], said, progress, album)
 
 
 def _as_contender(tuned: Tuned) -> Contender:
@@ -154,12 +156,18 @@ def _tune(collection: Collection, filters: Mapping[str, Filter], progress: Progr
 
 
 def _measure(
-    collection: Collection, contenders: Sequence[Contender], tuning: str, progress: Progress
+    collection: Collection,
+    contenders: Sequence[Contender],
+    tuning: str,
+    progress: Progress,
+    album: list[looks.Seen] | None,
 ) -> Results:
     marks = [Marks(name=each.name, kind=each.kind, details=each.details) for each in contenders]
     pixels: list[int] = []
-    for case in progress(collection.cases, "scoring"):
+    kept = [] if album is None else looks.spread(len(collection.cases), looks.ALBUM)
+    for index, case in enumerate(progress(collection.cases, "scoring")):
         noisy, clean = case.pictures()
+        takes: dict[str, Picture] = {}
         for contender, mark in zip(contenders, marks, strict=True):
             if not pixels and contender.kind == MODEL:
                 watch(contender.denoise, noisy, mark)  # once for nothing: it is compiled now
@@ -168,6 +176,10 @@ def _measure(
             if not np.isfinite(denoised).all():
                 raise UserError(f"{contender.name}: its output for {case.name} is not finite")
             _score(clean, denoised, collection.scale, mark)
+            if index in kept and contender.kind != NOTHING:
+                takes[contender.name] = looks.view(denoised)
+        if album is not None and index in kept:
+            album.append(looks.Seen(case.name, looks.view(noisy), looks.view(clean), takes))
         pixels.append(noisy.shape[0] * noisy.shape[1])
     return Results(
         protocol=protocol_of(collection),

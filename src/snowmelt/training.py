@@ -279,7 +279,8 @@ class Run:
         test = self.dataset.test
         _say(self.quiet, summary(self.state.network, *test.noisy.shape[1:]))
         pair = NoisyPhoto(f"held-out pair of {self.dataset.name}", test.noisy[0], test.clean[0])
-        looks.write_pictures(self.folder, self.pictures())
+        seen = [looks.Seen(each.name, each.noisy, each.clean) for each in self.pictures()]
+        looks.write_pictures(self.folder, seen)
         figures.draw_pair(self.folder / "pair.png", pair)
         if self.photos:
             figures.draw_photos(self.folder / "photos.png", self.photos)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snowmelt import baselines, cases
+from snowmelt import baselines, cases, looks
 from snowmelt.baselines import Denoise, Filter
 from snowmelt.cases import ALONE, Collection, Picture, Pictures, middle
 from snowmelt.errors import UserError
@@ -121,11 +121,13 @@ def compare(
     *,
     against: Iterable[str] = baselines.ALWAYS_THERE,
     progress: Progress = in_silence,
+    album: list[looks.Seen] | None = None,
 ) -> Findings:
     """Rank denoisers and tuned filters on two noisy takes, or on noisy images alone.
 
     The filters are tuned by the same distance, on the centres of a few of the same images: one number found
-    from tens of thousands of pixels takes no advantage of having seen them.
+    from tens of thousands of pixels takes no advantage of having seen them. An ``album`` gets a few of the
+    images, for `looks.write_pictures`.
 
     Raises:
         UserError: The images cannot be used.
@@ -138,12 +140,18 @@ def compare(
     marks = [Marks(name=each.name, kind=each.kind) for each in contenders]
     samples: list[str] = []
     noise: list[NDArray[Any]] = []
-    for case in progress(collection.cases, "comparing"):
+    kept = [] if album is None else looks.spread(len(collection.cases), looks.ALBUM)
+    for index, case in enumerate(progress(collection.cases, "comparing")):
         pictures = tuple(middle(each, SIDE) for each in case.pictures())
+        takes: dict[str, Picture] = {}
         if min(pictures[0].shape[:2]) < SMALLEST:
             raise UserError(f"{case.name}: smaller than {SMALLEST} pixels; too few to say anything")
         for contender, mark in zip(contenders, marks, strict=True):
-            _mark(contender.denoise, pictures, mark)
+            denoised = _mark(contender.denoise, pictures, mark)
+            if index in kept and contender.kind != NOTHING:
+                takes[contender.name] = looks.view(denoised)
+        if album is not None and index in kept:
+            album.append(looks.Seen(case.name, looks.view(pictures[0]), takes=takes))
         tiles = len(marks[0].squares) - len(samples)
         several = len(collection.cases) > 1
         samples += [case.name if several else f"tile {tile}" for tile in range(tiles)]
@@ -181,11 +189,14 @@ def _tuned(
     return found
 
 
-def _mark(denoise: Denoise, pictures: Pictures, mark: Marks) -> None:
+def _mark(denoise: Denoise, pictures: Pictures, mark: Marks) -> Picture:
+    """Note what there is to note; returns the first picture denoised."""
     mark.squares += _tile_means(squares(denoise, pictures) * LEVELS**2)
-    residual = (pictures[0] - denoise(pictures[0])) * LEVELS
+    denoised = denoise(pictures[0])
+    residual = (pictures[0] - denoised) * LEVELS
     mark.removed.append(float(np.std(residual)))
     mark.correlations.append(autocorrelation(_grey(residual), LAGS))
+    return denoised
 
 
 def squares(
@@ -285,6 +296,7 @@ def estimated_psnr(findings: Findings, marks: Marks) -> float:
 def table(findings: Findings) -> str:
     """The distances as lines of text, and what they can and cannot say."""
     best, takes = opponent(findings), findings.noise is not None
+    protocol = f"protocol: {findings.protocol}"
     rows = [
         (
             "",
@@ -301,7 +313,9 @@ def table(findings: Findings) -> str:
         removed = "-" if each.kind == NOTHING else f"{np.mean(each.removed):.2f}"
         rest = "-" if each.kind == NOTHING else str(_peak(each.correlations))
         rows.append((each.name, f"{each.distance:.3f}", ahead, *estimate, removed, rest))
-    return "\n".join([*aligned(rows), *wrapped([*_legend(findings, best), *_words(findings)])])
+    return "\n".join(
+        [*aligned(rows), *wrapped([*_legend(findings, best), protocol, *_words(findings)])]
+    )
 
 
 def _legend(findings: Findings, best: Marks) -> list[str]:
@@ -313,13 +327,14 @@ def _legend(findings: Findings, best: Marks) -> list[str]:
         f"{len(set(findings.samples))} {of})",
         "removed: standard deviation of noisy minus denoised; correlation: its strongest autocorrelation, "
         f"and at which shift (rows, columns): below {SOME:g} it is white, above {STRONG:g} it has structure",
-        f"protocol: {findings.protocol}",
     ]
 
 
 def _words(findings: Findings) -> list[str]:
     if findings.noise is None or findings.noise_peak is None:
-        return [*ALONE_SAYS, _structure(min(findings.marks, key=lambda each: each.distance))]
+        active = [each for each in findings.marks if each.kind != NOTHING]
+        closest = sorted(active, key=lambda each: each.distance)[:1]
+        return [*ALONE_SAYS, *map(_structure, closest)]
     peak = findings.noise_peak
     white = abs(peak.value) < SOME
     colour = "white" if white else f"correlated, {peak}"
@@ -343,7 +358,8 @@ def _structure(closest: Marks) -> str:
     strength = "some" if like < STRONG else "strong"
     return (
         f"what {closest.name} removes has {strength} structure ({like:+.2f}): either the noise is "
-        "correlated, and the ranking above is not to be trusted, or detail is removed with it; a second take would tell"
+        "correlated, and the ranking above is not to be trusted, or detail is removed with it; a second take "
+        "would tell"
     )
 
 
@@ -395,6 +411,7 @@ def content(findings: Findings) -> dict[str, Any]:
             "protocol": findings.protocol,
             "scores": scores,
             "opponent": best.name,
+            "notes": [*_legend(findings, best), *_words(findings)],
             "noise": findings.noise,
             "noise_peak": findings.noise_peak and dataclasses.asdict(findings.noise_peak),
             "verdicts": verdicts(findings),

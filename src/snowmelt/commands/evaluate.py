@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
     _add_denoisers(parser)
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FOLDER",
-        help="keep results.json, images.jsonl and images.csv (a row for each image) there",
+        help="keep results.json, images.jsonl and images.csv (a row for each image), and pictures for a report there",
     )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace results that are there")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -98,7 +98,7 @@ def _add_denoisers(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Score, print, save."""
-    from snowmelt import evaluation, results, truthless
+    from snowmelt import evaluation, looks, results, truthless
 
     if options.results:
         if _given(options) or options.model:
@@ -111,13 +111,21 @@ def run(options: argparse.Namespace) -> int:
     collection, tuning = _collections(options)
     progress = evaluation.in_silence if options.quiet else _show
     rows: Sequence[dict[str, Any]]
+    album: list[looks.Seen] | None = [] if options.output else None
     if options.noisy and not options.clean:
-        found = truthless.compare(collection, contenders, against=against, progress=progress)
+        found = truthless.compare(
+            collection, contenders, against=against, progress=progress, album=album
+        )
         text, verdicts = truthless.table(found), truthless.verdicts(found)
         content, rows = truthless.content(found), truthless.rows_of(found)
     else:
         measured = evaluation.compare(
-            collection, contenders, tuning=tuning, against=against, progress=progress
+            collection,
+            contenders,
+            tuning=tuning,
+            against=against,
+            progress=progress,
+            album=album,
         )
         text, verdicts = results.table(measured), results.verdicts(measured)
         content, rows = results.content(measured), results.rows_of(measured)
@@ -125,6 +133,7 @@ def run(options: argparse.Namespace) -> int:
     if options.output:
         results.save(content, options.output / "results.json")
         results.save_rows(rows, options.output)
+        looks.write_pictures(options.output, album or [])
     return DONE
 
 
@@ -162,7 +171,10 @@ def _prepare(folder: Path, force: bool) -> None:
 
 
 def _against(names: str) -> list[str]:
-    return [] if names == "none" else [name.strip() for name in names.split(",") if name.strip()]
+    from snowmelt import baselines
+
+    chosen = [] if names == "none" else [name.strip() for name in names.split(",") if name.strip()]
+    return [*baselines.choose(chosen)]
 
 
 def _collections(options: argparse.Namespace) -> tuple[Collection, Collection | None]:
