@@ -43,7 +43,8 @@ def add(commands: Commands) -> None:
     _add_denoisers(parser)
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FOLDER",
-        help="keep results.json, images.jsonl and images.csv (a row for each image), and pictures for a report there",
+        help="keep results.json, images.jsonl and images.csv (a row for each image), and what "
+        "`snowmelt report` shows, there",
     )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace results that are there")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
