@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snowmelt import baselines, cases, looks
+from snowmelt import baselines, cases, diagnosis, looks
 from snowmelt.baselines import Denoise, Filter
 from snowmelt.cases import ALONE, Collection, Picture, Pictures, middle
 from snowmelt.errors import UserError
@@ -55,16 +55,18 @@ SOME, STRONG = 0.05, 0.15  # autocorrelation of a residual: below the first it c
 TAKES_SAY = (
     "what this says: the second take judges as the truth would, but for a constant, if the takes share "
     "nothing but the truth",
-    "what it cannot say: anything about what both takes share (fixed pattern, blur, offset), about motion "
-    "between them, or whether detail below the noise is true or invented; no SSIM",
+    "what it cannot say: anything about what both takes share (fixed pattern, blur, offset, clipping), by "
+    "which the true PSNR is lower than the estimate; about motion between them; whether detail below the noise is "
+    "true or invented; no SSIM",
 )
 ALONE_SAYS = (
     "what this says: who predicts pixels best without seeing them; that ranks denoisers as the truth would, "
     "if the noise of a pixel says nothing about its neighbours'",
     "what it cannot say: a PSNR, for how much of the distance is noise is not known; how good a denoiser is "
-    "where it does see the pixel; whether doing nothing would be better; anything at all where noise is "
-    "correlated (JPEG, demosaicking, scaling), for then those that keep it win",
+    "where it does see the pixel; whether doing nothing would be better",
 )
+# Kinds of noise, see `diagnosis.KINDS`, of which a pixel's neighbours know: those that keep it win.
+SHARED = ("correlated", "compressed", "stripes")
 
 
 @dataclass(kw_only=True)
@@ -103,7 +105,8 @@ class Peak:
 class Findings:
     """All that was measured. ``samples`` says for each distance what it belongs to, an image or a tile.
 
-    ``noise`` (levels) and ``noise_peak`` are those of one take, None where there is one take only.
+    ``noise`` (levels) and ``noise_peak`` are those of one take, None where there is one take only; then
+    ``kinds`` says what kind of noise each image seems to have.
     """
 
     roles: cases.Roles
@@ -113,6 +116,12 @@ class Findings:
     marks: list[Marks]
     noise: float | None = None
     noise_peak: Peak | None = None
+    kinds: list[str] = field(default_factory=list)
+
+    @property
+    def shared(self) -> list[str]:
+        """Those kinds of noise among them that forbid a ranking."""
+        return [kind for kind in SHARED if kind in self.kinds]
 
 
 def compare(
@@ -140,6 +149,7 @@ def compare(
     marks = [Marks(name=each.name, kind=each.kind) for each in contenders]
     samples: list[str] = []
     noise: list[NDArray[Any]] = []
+    kinds: list[str] = []
     kept = [] if album is None else looks.spread(len(collection.cases), looks.ALBUM)
     for index, case in enumerate(progress(collection.cases, "comparing")):
         pictures = tuple(middle(each, SIDE) for each in case.pictures())
@@ -157,18 +167,26 @@ def compare(
         samples += [case.name if several else f"tile {tile}" for tile in range(tiles)]
         if len(pictures) == 2:
             noise.append((pictures[0] - pictures[1]) * LEVELS)
+        else:
+            kinds.append(diagnosis.diagnose(_grey(pictures[0]), (0, 1)).kind)
     return Findings(
         roles=collection.roles,
         protocol=_protocol(collection),
         images=[case.name for case in collection.cases],
         samples=samples,
         marks=marks,
-        # the difference of two takes has twice the variance of one
-        noise=math.sqrt(float(np.mean([np.mean(each**2) for each in noise])) / 2)
-        if noise
-        else None,
-        noise_peak=_peak([autocorrelation(_grey(each), LAGS) for each in noise]) if noise else None,
+        kinds=kinds,
+        **_noise_of_takes(noise),
     )
+
+
+def _noise_of_takes(differences: Sequence[NDArray[Any]]) -> dict[str, Any]:
+    """What `Findings` says of it; the difference of two takes has twice the variance of one."""
+    if not differences:
+        return {}
+    variance = float(np.mean([np.mean(each**2) for each in differences])) / 2
+    peak = _peak([autocorrelation(_grey(each), LAGS) for each in differences])
+    return {"noise": math.sqrt(variance), "noise_peak": peak}
 
 
 def _tuned(
@@ -242,15 +260,10 @@ def _tile_means(values: NDArray[np.float64]) -> list[float]:
     return [float(tile.mean()) for band in bands for tile in np.array_split(band, columns, axis=1)]
 
 
-def _others(correlations: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """The mean of the images' autocorrelations, with 0 for no shift."""
+def _peak(correlations: Sequence[NDArray[np.float64]]) -> Peak:
+    """Of the mean of the images' autocorrelations."""
     values = np.mean(correlations, axis=0)
     values[LAGS, LAGS] = 0
-    return values
-
-
-def _peak(correlations: Sequence[NDArray[np.float64]]) -> Peak:
-    values = _others(correlations)
     # The second half is the first one's mirror image.
     place = int(np.argmax(np.abs(values).ravel()[values.size // 2 :])) + values.size // 2
     down, right = np.unravel_index(place, values.shape)
@@ -332,9 +345,8 @@ def _legend(findings: Findings, best: Marks) -> list[str]:
 
 def _words(findings: Findings) -> list[str]:
     if findings.noise is None or findings.noise_peak is None:
-        active = [each for each in findings.marks if each.kind != NOTHING]
-        closest = sorted(active, key=lambda each: each.distance)[:1]
-        return [*ALONE_SAYS, *map(_structure, closest)]
+        seen = "; ".join(diagnosis.KINDS[kind] for kind in dict.fromkeys(findings.kinds))
+        return [f"the noise, as far as one take shows it: {seen}", *ALONE_SAYS]
     peak = findings.noise_peak
     white = abs(peak.value) < SOME
     colour = "white" if white else f"correlated, {peak}"
@@ -342,25 +354,6 @@ def _words(findings: Findings) -> list[str]:
         f"the takes' noise: {findings.noise:.2f} levels each, from their difference; it is {colour}"
     )
     return [noise, *TAKES_SAY]
-
-
-def _structure(closest: Marks) -> str:
-    """What the rest of the closest denoiser says of the noise.
-
-    Smoothing alone leaves a rest whose neighbours differ: only likeness speaks of correlated noise.
-    """
-    like = float(np.max(_others(closest.correlations)))
-    if like < SOME:
-        return (
-            f"nothing speaks against independent noise: in what {closest.name} removes, no shift is alike by "
-            f"more than {like:+.2f}"
-        )
-    strength = "some" if like < STRONG else "strong"
-    return (
-        f"what {closest.name} removes has {strength} structure ({like:+.2f}): either the noise is "
-        "correlated, and the ranking above is not to be trusted, or detail is removed with it; a second take "
-        "would tell"
-    )
 
 
 def verdicts(findings: Findings) -> list[str]:
@@ -372,6 +365,11 @@ def verdicts(findings: Findings) -> list[str]:
 
 
 def _judgement(findings: Findings, ours: Marks, best: Marks) -> str:
+    if findings.shared:
+        return (
+            f"no verdict, for the noise is {' and '.join(findings.shared)}: a pixel's neighbours tell it, "
+            "and those that keep it come closest. A second take of the scene would tell: --noisy-too"
+        )
     doubt = caution(len(findings.images))
     nothing = findings.marks[0]
     idle = nothing.name if findings.noise is None else "doing nothing"
@@ -413,6 +411,7 @@ def content(findings: Findings) -> dict[str, Any]:
             "opponent": best.name,
             "notes": [*_legend(findings, best), *_words(findings)],
             "noise": findings.noise,
+            "kinds": findings.kinds,
             "noise_peak": findings.noise_peak and dataclasses.asdict(findings.noise_peak),
             "verdicts": verdicts(findings),
         }
