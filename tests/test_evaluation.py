@@ -271,7 +271,8 @@ def test_wrong_words(arguments, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x").mkdir()
     images.write(tmp_path / "x" / "a.png", np.eye(20, dtype=np.uint8))
-    assert run("evaluate", *arguments) == 2
+    assert run("evaluate", *arguments, "-o", "out") == 2
+    assert not Path("out").exists()
     error = capsys.readouterr().err
     assert words in error
     assert "Traceback" not in error

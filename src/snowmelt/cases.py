@@ -199,7 +199,7 @@ def made_grey(collection: Collection) -> Collection:
     return dataclasses.replace(collection, title=title, cases=tuple(made))
 
 
-def middle(picture: Picture, side: int) -> Picture:
+def middle(picture: NDArray[Any], side: int) -> NDArray[Any]:
     """The middle of a picture, at most ``side`` square."""
     starts = [max(0, (length - side) // 2) for length in picture.shape[:2]]
     rows, columns = (slice(start, start + side) for start in starts)

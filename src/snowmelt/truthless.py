@@ -56,8 +56,8 @@ TAKES_SAY = (
     "what this says: the second take judges as the truth would, but for a constant, if the takes share "
     "nothing but the truth",
     "what it cannot say: anything about what both takes share (fixed pattern, blur, offset, clipping), by "
-    "which the true PSNR is lower than the estimate; about motion between them; whether detail below the noise is "
-    "true or invented; no SSIM",
+    "which the true PSNR is lower than the estimate; anything about motion between them, or whether detail "
+    "below the noise is true or invented; no SSIM",
 )
 ALONE_SAYS = (
     "what this says: who predicts pixels best without seeing them; that ranks denoisers as the truth would, "

@@ -132,6 +132,7 @@ def run(options: argparse.Namespace) -> int:
         content, rows = results.content(measured), results.rows_of(measured)
     print("\n".join([text, *verdicts]))
     if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
         results.save(content, options.output / "results.json")
         results.save_rows(rows, options.output)
         looks.write_pictures(options.output, album or [])
@@ -160,15 +161,14 @@ def _check(options: argparse.Namespace) -> None:
             "--tune needs a truth; without one, filters are tuned on the images themselves"
         )
     if options.output:
-        _prepare(options.output, options.force)
+        _check_output(options.output, options.force)
 
 
-def _prepare(folder: Path, force: bool) -> None:
+def _check_output(folder: Path, force: bool) -> None:
     if (folder / "results.json").exists() and not force:
         raise UserError(
             f"{folder} holds results already; choose another folder, or replace them: --force"
         )
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _against(names: str) -> list[str]:
