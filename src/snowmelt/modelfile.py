@@ -54,7 +54,7 @@ class Header:
         channels: Channels of the image, in and out.
         reach: How many pixels away an input pixel can change an output pixel.
         multiple: What height and width must divide by.
-        value_range: For float images the values that stand for 0 and 1; None: 0 and 1 themselves.
+        value_range: For float images the values that stand for 0 and 1; None: the user has to say them.
             Integer images span their type.
         conditioned: Whether there is a second input: the noise's standard deviation at every pixel.
         name: What people call the model.
