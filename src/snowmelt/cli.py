@@ -13,10 +13,20 @@ import sys
 from collections.abc import Sequence
 
 from snowmelt import __version__
-from snowmelt.commands import INTERRUPTED, WRONG_INPUT, convert, demo, denoise, evaluate, recipes, train
+from snowmelt.commands import (
+    INTERRUPTED,
+    WRONG_INPUT,
+    convert,
+    demo,
+    denoise,
+    evaluate,
+    recipes,
+    report,
+    train,
+)
 from snowmelt.errors import UserError
 
-COMMANDS = (demo, train, denoise, evaluate, recipes, convert)
+COMMANDS = (demo, train, denoise, evaluate, report, recipes, convert)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,7 +22,7 @@ from snowmelt.errors import UserError
 from snowmelt.files import replacing
 
 PICTURES = "pictures.npz"
-ALBUM, SIDE = 4, 384  # images of an evaluation that are kept, and how much of each
+ALBUM, SIDE = 4, 320  # images of an evaluation that are kept, and how much of each
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ def spread(count: int, most: int) -> list[int]:
     return [int(place) for place in np.linspace(0, count - 1, min(most, count)).round()]
 
 
-def view(picture: NDArray[Any]) -> Picture:
-    """A copy of the middle of a picture, at half precision's steps of 1/2048 or finer."""
-    return np.asarray(middle(picture, SIDE), np.float16).astype(np.float32)
+def view(picture: NDArray[Any]) -> NDArray[Any]:
+    """A copy of the middle of a picture in float16, whose steps are 1/2048 or finer below white."""
+    return np.asarray(middle(picture, SIDE), np.float16)
 
 
 def write_pictures(folder: Path, seen: Sequence[Seen]) -> None:
@@ -112,7 +112,10 @@ def read_looks(folder: Path, *, most: int) -> list[Seen]:
 def _read(path: Path) -> dict[str, Picture]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+            return {
+                name: each.astype(np.float32) if each.dtype == np.float16 else each
+                for name, each in arrays.items()
+            }
     except (ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise _foreign(path, error) from error
 

@@ -12,7 +12,9 @@ from snowmelt.errors import UserError
 def add(commands: Commands) -> None:
     """Describe the arguments."""
     parser = commands.add_parser("convert", help="turn a Keras .h5 model into a model file")
-    parser.add_argument("source", type=Path, metavar="MODEL.h5", help="a plain chain of Conv2D layers")
+    parser.add_argument(
+        "source", type=Path, metavar="MODEL.h5", help="a plain chain of Conv2D layers"
+    )
     parser.add_argument(
         "-o", "--output", type=Path, metavar="MODEL.onnx", help="default: beside the source"
     )
@@ -28,7 +30,9 @@ def run(options: argparse.Namespace) -> int:
     if target.suffix != ".onnx":
         raise UserError(f"{target}: a model file is called NAME.onnx")
     if target.exists() and not options.force:
-        raise UserError(f"{target} is there already; replace it with --force, or name another by -o")
+        raise UserError(
+            f"{target} is there already; replace it with --force, or name another by -o"
+        )
     difference = keras_import.convert(options.source, target)
     print(f"{target}: equals the network within {difference:.1e}")
     return DONE

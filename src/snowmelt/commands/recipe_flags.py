@@ -130,7 +130,7 @@ def conclude(folder: Path, finished: bool) -> int:
             f"stopped; `snowmelt train --resume -o {folder}` goes on. {folder / 'model.onnx'} is usable"
         )
         return INTERRUPTED
-    from snowmelt import evaluation, results
+    from snowmelt import evaluation, report, results
 
     measured = evaluation.judge(folder)
     print(results.table(measured))
@@ -138,4 +138,6 @@ def conclude(folder: Path, finished: bool) -> int:
     print(
         f"{folder}: model.onnx, pictures (epoch-*.png), curves.png, log.jsonl, scores.json, recipe.toml"
     )
+    report.write(folder, folder / "report.html")
+    print(f"report: {folder / 'report.html'}")
     return DONE

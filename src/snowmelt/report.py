@@ -1,0 +1,391 @@
+"""The report of a run or an evaluation: pictures, curves, scores in one HTML file that needs nothing else.
+
+A pure function of what is saved: the same folder gives the same bytes. All that the page shows it reads from
+one JSON block in itself (`content_of`); `report.html` turns that into a page and lets nothing be fetched.
+
+Pictures are (H, W) or (H, W, C), 0 black and 1 white; H height, W width, C channels.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snowmelt import looks, modelfile
+from snowmelt.cases import Picture, middle
+from snowmelt.errors import UserError
+from snowmelt.files import replacing
+from snowmelt.looks import Seen
+from snowmelt.metrics import autocorrelation, psnr
+from snowmelt.results import FILTER, MODEL, NOTHING, finite
+
+Content = dict[str, Any]
+
+BUDGET = (
+    6_500_000  # bytes of all PNGs; in base64 they are a third more, and the page stays under 10 MB
+)
+MAX_PICTURES, MAX_TAKES = 12, 13
+MAX_PAGE_NUMBERS = 5  # on top
+FULL_COLOUR = 0.25  # autocorrelation that gets the full colour
+NEGATIVE, ZERO, POSITIVE = (33, 102, 172), (247, 247, 247), (178, 60, 30)
+KICKER = "Snowmelt report"
+RECIPE, LOG, SCORES, RESULTS, NETWORK = (
+    "recipe.toml", "log.jsonl", "scores.json", "results.json", "model.onnx",
+)  # fmt: skip
+# Heading, key in the saved scores, digits; with a truth and without one.
+COLUMNS = (
+    ("PSNR, dB", "psnr", 2),
+    ("lead, dB", "lead", 2),
+    ("SSIM", "ssim", 4),
+    ("s/Mpx", "seconds_per_megapixel", 3),
+    ("MB", "memory", 0),
+)
+COLUMNS_WITHOUT_TRUTH = (
+    ("distance", "distance", 3),
+    ("lead", "lead", 3),
+    ("est. PSNR, dB", "estimated_psnr", 2),
+    ("removed", "removed", 2),
+    ("correlation", "correlation", 2),
+)
+PICTURE_PROTOCOL = (
+    f"PSNR of each as it was kept (an evaluation keeps the middle {looks.SIDE} x {looks.SIDE} pixels), "
+    "clipped to black and white, data range 1"
+)
+RESIDUAL_PROTOCOL = (
+    "noised minus denoised; autocorrelation: mean taken off, each shift a mean over what overlaps"
+)
+
+
+def write(source: Path, output: Path) -> None:
+    """Write the report of the run or evaluation in the folder ``source``, whole or not at all.
+
+    Raises:
+        UserError: ``source`` holds neither, or a file in it is not what it should be; ``output`` is a file
+            that is no report.
+    """
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"{output}: a report is an HTML file; give it a name such as report.html")
+    if output.exists() and KICKER.encode() not in output.read_bytes()[:1000]:
+        raise UserError(f"{output} is there already and is no report; choose another name")
+    page = render(content_of(source))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(output) as part:
+        part.write_bytes(page.encode("utf-8", errors="replace"))
+
+
+def render(content: Mapping[str, Any]) -> str:
+    """The page that shows ``content``, as HTML; nothing in it can run but the page's own script."""
+    page = (resources.files("snowmelt") / "report.html").read_text("utf-8")
+    verdicts = [each["text"] for each in content["verdicts"]]
+    values = {
+        "TITLE": html.escape(content["title"]),
+        "KICKER": KICKER,
+        "POLICY": _policy(page),
+        "SUMMARY": html.escape(". ".join(verdicts)),
+        "CONTENT": _json(content),
+    }
+    return re.sub(r"\{\{([A-Z]+)\}\}", lambda match: values[match[1]], page)
+
+
+def _policy(page: str) -> str:
+    """Content security policy: this page's style and script by their hashes, pictures inside it, no more."""
+    style, script = (_hash_of(page, tag) for tag in ("style", "script"))
+    return f"default-src 'none'; img-src data:; style-src '{style}'; script-src '{script}'"
+
+
+def _hash_of(page: str, tag: str) -> str:
+    text = page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    """JSON that may stand in a script element: ASCII, without a character that HTML could read."""
+    text = json.dumps(finite(content), allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def content_of(source: Path) -> Content:
+    """All that the report of a run or of an evaluation shows; of a run that was stopped, what there is."""
+    if source.name == RESULTS and source.is_file():
+        source = source.parent
+    if (source / RECIPE).is_file():
+        return _content_of_run(source)
+    if (source / RESULTS).is_file():
+        return _content_of_results(source)
+    raise UserError(
+        f"{source}: neither {RECIPE} nor {RESULTS} there; expected the folder of a run "
+        "(`snowmelt train -o FOLDER`) or of results (`snowmelt evaluate -o FOLDER`)"
+    )
+
+
+def _content_of_run(folder: Path) -> Content:
+    recipe, log = _read_recipe(folder / RECIPE), _read_log(folder / LOG)
+    saved = _read_scores(folder / SCORES) if (folder / SCORES).is_file() else {}
+    model = folder / NETWORK
+    header = modelfile.read(model).header if model.is_file() else None
+    seen = looks.read_looks(folder, most=MAX_TAKES)
+    origin = [["data", recipe["data"]["source"], recipe["data"]["sha256"]]]
+    if header:
+        digest = hashlib.sha256(model.read_bytes()).hexdigest()
+        origin += [["model file", model.name, digest], ["made with", header.created_with, ""]]
+    trained = [
+        ["epochs", log[-1]["epoch"] if log else 0, 0, ""],
+        ["of training", sum(row["seconds"] for row in log), 0, "s"],
+    ]
+    unscored = "Not scored: the run was stopped before its end."
+    return {
+        "title": folder.resolve().name,
+        "verdicts": _verdicts(saved) or [{"text": unscored, "tone": "plain"}],
+        "figures": [*_figures(saved), *trained],
+        **_album(seen),
+        "log": log,
+        "marks": _marks(saved),
+        "scores": _table(saved),
+        "recipe": recipe,
+        "origin": origin,
+        "protocols": [
+            *(["curve", each["protocol"]] for each in (header.scores if header else [])),
+            *_protocols(saved, seen),
+        ],
+    }
+
+
+def _content_of_results(folder: Path) -> Content:
+    saved, seen = _read_scores(folder / RESULTS), looks.read_pictures(folder)
+    models = [
+        ["model", each["name"], each["details"]["sha256"]]
+        for each in saved.get("measurement", {}).get("marks", [])
+        if each.get("details", {}).get("sha256")
+    ]
+    data = [["data", saved["data"], saved["sha256"]]] if "sha256" in saved else []
+    return {
+        "title": folder.resolve().name,
+        "verdicts": _verdicts(saved),
+        "figures": _figures(saved),
+        **_album(seen),
+        "log": [],
+        "marks": [],
+        "scores": _table(saved),
+        "recipe": {},
+        "origin": [*data, *models],
+        "protocols": _protocols(saved, seen),
+    }
+
+
+def _read_recipe(path: Path) -> Content:
+    """The recipe's tables; of a file only its name: a report is passed on, and paths tell of their author."""
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+        short = {
+            name: {key: _name_only(value) for key, value in table.items()}
+            for name, table in tables.items()
+        }
+        short["data"] = {"source": "", "sha256": ""} | short.get("data", {})
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not a recipe ({error})") from error
+    return short
+
+
+def _name_only(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_name_only(each) for each in value]
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    return value
+
+
+def _read_log(path: Path) -> list[dict[str, float]]:
+    if not path.is_file():
+        return []
+    try:
+        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        return [{key: row[key] + 0 for key in ("epoch", "seconds", "loss", "psnr")} for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not the log of a run ({error!r})") from error
+
+
+def _read_scores(path: Path) -> Content:
+    """What `results.save` wrote."""
+    try:
+        saved: Content = json.loads(path.read_text("utf-8"))
+        for row in saved["scores"]:
+            row["kind"], row["name"], row["lead"]["mean"]
+            if "correlation" in row:
+                row["correlation"] = row["correlation"]["value"]
+        ", ".join([saved["protocol"], saved["opponent"], *saved["notes"], *saved["verdicts"]])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: not scores of this version of Snowmelt ({error!r}); evaluate anew"
+        ) from error
+    return saved
+
+
+def _verdicts(saved: Content) -> list[dict[str, str]]:
+    return [{"text": text, "tone": _tone(text)} for text in saved.get("verdicts", [])]
+
+
+def _tone(verdict: str) -> str:
+    if "don't use it" in verdict:
+        return "bad"
+    return "good" if re.search(r": (better than|closer than)", verdict) else "plain"
+
+
+def _table(saved: Content) -> Content | None:
+    """The saved scores, and which of their numbers are shown; ``bar`` is the one that is drawn.
+
+    A column without any number is left out.
+    """
+    if not saved:
+        return None
+    rows = saved["scores"]
+    truth = all("gain" in row for row in rows)
+    return {
+        "columns": [
+            {"title": title, "key": key, "digits": digits}
+            for title, key, digits in (COLUMNS if truth else COLUMNS_WITHOUT_TRUTH)
+            if any(row.get(key) is not None for row in rows)
+        ],
+        "bar": "gain" if truth else "lead",
+        "rows": rows,
+        "opponent": saved["opponent"],
+        "notes": saved["notes"],
+    }
+
+
+def _figures(saved: Content) -> list[list[Any]]:
+    """The few numbers on top: rows of label, value, digits, unit."""
+    rows = saved.get("scores", [])
+    if not all("psnr" in row for row in rows):
+        return []
+    ours = [[row["name"], row["psnr"], 2, "dB"] for row in rows if row["kind"] == MODEL]
+    return [*ours[: MAX_PAGE_NUMBERS - 2], *([*mark, 2, "dB"] for mark in _marks(saved))]
+
+
+def _marks(saved: Content) -> list[list[Any]]:
+    """PSNR of doing nothing and of the best filter, to compare with."""
+    names = {NOTHING: "noised", FILTER: "best filter"}
+    return [
+        [names[row["kind"]], row["psnr"]]
+        for row in saved.get("scores", [])
+        if row["kind"] == NOTHING or (row["kind"] == FILTER and row["name"] == saved["opponent"])
+    ]
+
+
+def _protocols(saved: Content, seen: Sequence[Seen]) -> list[list[str]]:
+    """How each number was measured: rows of which, how."""
+    scores = [["scores", saved["protocol"]]] if saved else []
+    pictures = [["pictures", PICTURE_PROTOCOL], ["residual", RESIDUAL_PROTOCOL]]
+    return [*scores, *(pictures if seen else [])]
+
+
+def _album(seen: Sequence[Seen]) -> Content:
+    """The pictures as the page takes them."""
+    seen = [each for each in seen if each.takes][:MAX_PICTURES]
+    labels = [*seen[0].takes] if seen else []
+    channels = max((math.prod(each.noisy.shape[2:]) for each in seen), default=1)
+    side = side_within_budget(len(seen), len(labels), channels)
+    return {
+        "takes": labels,
+        "pictures": [show(each, side) for each in seen],
+        "full_colour": FULL_COLOUR,
+    }
+
+
+def side_within_budget(pictures: int, takes: int, channels: int) -> int:
+    """Longest side in pixels of what is shown, such that the page stays under 10 MB whatever is on it."""
+    planes = (
+        pictures * (2 * takes + 3) * channels
+    )  # noisy, clean, noise; each take with its residual
+    return math.isqrt(BUDGET // max(1, planes))
+
+
+def show(seen: Seen, side: int) -> Content:
+    """One picture with all that was made of it, as PNGs of at most ``side`` x ``side`` pixels.
+
+    PSNR (dB) and autocorrelation are of the whole picture, though of a large one only the middle is shown.
+    Black and white of the residuals are three standard deviations of the noise, the same for all takes.
+    """
+    noisy, clean, takes = seen.noisy, seen.clean, [*seen.takes.values()]
+    noise = noisy - (takes[-1] if clean is None else clean)
+    amplitude = 3 * max(float(np.std(noise)), 1 / 255)
+    height, width = noisy.shape[:2]
+
+    def field_of(difference: NDArray[Any]) -> str:
+        return _grey(middle(np.asarray(difference / (2 * amplitude) + 0.5, np.float32), side))
+
+    return {
+        "name": seen.name,
+        "size": [width, height],
+        "shown": [min(width, side), min(height, side)],
+        "amplitude": amplitude,
+        "noisy": {"png": _grey(middle(noisy, side)), "psnr": _decibels(clean, noisy)},
+        "clean": None if clean is None else {"png": _grey(middle(clean, side)), "psnr": None},
+        "noise": None if clean is None else {"field": field_of(noise), **correlation_of(noise)},
+        "takes": [
+            {
+                "png": _grey(middle(take, side)),
+                "psnr": _decibels(clean, take),
+                "residual": field_of(noisy - take),
+                "correlation": correlation_of(noisy - take),
+            }
+            for take in takes
+        ],
+    }
+
+
+def _decibels(clean: Picture | None, picture: Picture) -> float | None:
+    return None if clean is None else psnr(clean, np.clip(picture, 0, 1), data_range=1)
+
+
+def correlation_of(field: NDArray[Any]) -> Content:
+    """Autocorrelation of a residual as a picture, and its strongest value at any shift but none."""
+    values = autocorrelation(field if field.ndim == 2 else field.mean(axis=-1))
+    rows, columns = (length // 2 for length in values.shape)
+    half = np.abs(values).ravel()[values.size // 2 + 1 :]  # the rest is its mirror image
+    place = int(np.argmax(half)) + values.size // 2 + 1 if half.size else values.size // 2
+    down, right = (int(each) for each in np.unravel_index(place, values.shape))
+    return {
+        "png": _diverging(values),
+        "lags": [columns, rows],
+        "peak": float(values[down, right]),
+        "shift": [right - columns, down - rows],
+        "chance": 4 / math.sqrt(field.shape[0] * field.shape[1]),
+    }
+
+
+def _diverging(values: NDArray[np.float64]) -> str:
+    """Numbers as colours: blue below zero, near white at zero, red above."""
+    part = np.clip(values / FULL_COLOUR, -1, 1)[..., None]
+    ends = np.where(part < 0, np.array(NEGATIVE), np.array(POSITIVE))
+    colours = (1 - np.abs(part)) * np.array(ZERO) + np.abs(part) * ends
+    return _png(np.rint(colours).astype(np.uint8))
+
+
+def _grey(picture: NDArray[Any]) -> str:
+    """A picture in [0, 1] at 8 bits; what is outside is clipped, channels that are not RGB are averaged."""
+    if picture.ndim == 3 and picture.shape[-1] != 3:
+        picture = picture.mean(axis=-1)
+    return _png(np.rint(np.clip(np.nan_to_num(picture), 0, 1) * 255).astype(np.uint8))
+
+
+def _png(pixels: NDArray[np.uint8]) -> str:
+    """Pixels as a data URI, without loss."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
