@@ -23,6 +23,7 @@ _HOMES = {
     "train": "snowmelt.training",
     "resume": "snowmelt.training",
     "compare": "snowmelt.evaluation",
+    "estimate_sigma": "snowmelt.diagnosis",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -11,13 +11,14 @@ Everything is in the image's own units.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from snowmelt.baselines import FILTERS
 from snowmelt.errors import UserError
 
 Numbers = NDArray[np.float64]
@@ -39,6 +40,11 @@ CHI_SQUARE_MEDIAN = 0.4549  # of one degree of freedom
 CLEAN = 1.2 / 255  # part of the range: what 8-bit rounding, JPEG and fine texture make
 CORRELATED = 0.2  # between neighbours
 UNEVEN = 1.8  # times the spread that noise has
+TEXTURED, WEAK = (
+    2.2,
+    10 / 255,
+)  # so uneven, noise of less than this part of the range may be texture
+COMPRESSED = 8.0  # standard errors of JPEG's grid
 DEPENDENT = 1.15  # ratio of the levels in bright and dark
 IMPULSES = 0.002  # part of the pixels
 STRIPED = 0.8 / 255  # part of the range
@@ -84,6 +90,13 @@ class Curve:
             return self.level
         return math.sqrt(float(self._model(self.brightness).mean()))
 
+    def relative(self, brightness: Numbers) -> Numbers:
+        """Variance at these brightnesses over the mean one; 1 where it does not depend on them."""
+        if not self.dependent:
+            return np.ones_like(brightness)
+        mean = float(self._model(self.brightness).mean())
+        return np.maximum(self._model(brightness) / mean, 0.01)
+
     def _model(self, brightness: Numbers) -> Numbers:
         return np.maximum(self.gain[0] * brightness + self.floor[0], 0)
 
@@ -91,8 +104,8 @@ class Curve:
 def estimate_sigma(image: ArrayLike, *, channel_axis: int | None = None) -> float | Numbers:
     """Estimate the standard deviation of white noise.
 
-    Clipping at the image's least and greatest value is allowed for. Noise that depends on brightness is given as
-    its root mean square; noise that is correlated between neighbours reads too low (`diagnose` tells).
+    Clipping at the image's least and greatest value is allowed for. Noise that depends on brightness is given
+    as its root mean square; noise that neighbours share reads too low (`diagnose` tells).
 
     Args:
         image: (H, W); with ``channel_axis`` one more axis, that of the colours. Any number type.
@@ -131,8 +144,8 @@ def as_plane(channel: NDArray[Any]) -> Plane:
         )
     plane = channel.astype(np.float64)
     plane[~np.isfinite(plane)] = np.nan
-    if np.isnan(plane).mean() > 0.5:
-        raise UserError("more than half of the values are not finite (NaN or infinite)")
+    if np.isnan(plane).all():
+        raise UserError("no value is finite (NaN or infinite)")
     return plane
 
 
@@ -150,12 +163,14 @@ def measure_curve(plane: Plane, limits: tuple[float, float]) -> Curve:
     """Fit the variance against brightness; beyond ``limits`` the image is clipped."""
     bins = _bins(plane)
     model = (0.0, float(np.median(bins.variance)))
+    negligible = (1e-9 * float(np.nanmax(np.abs(plane)))) ** 2  # rounding of float64
     for _ in range(8):
         brightness, factor = _unclip(bins, *model, limits)
         variance = bins.variance * factor
         # The more of the noise is cut off, the less can be said of it.
         trust = bins.flatness / factor**6
         level = _weighted_quantile(variance, trust, LOWER)
+        level = 0.0 if level < negligible else level
         line, errors = _line(brightness, variance, trust, level)
         gain, floor = zip(line, errors, strict=True)
         curve = Curve(brightness, variance, trust, gain, floor, math.sqrt(level))
@@ -165,7 +180,7 @@ def measure_curve(plane: Plane, limits: tuple[float, float]) -> Curve:
 
 @dataclass(frozen=True)
 class Bins:
-    """Of each bin of brightness: its mean, the variance in the high frequencies, that in the low ones over it."""
+    """Of each bin of brightness: mean, variance in the high frequencies, that in the low ones over it."""
 
     brightness: Numbers
     variance: Numbers
@@ -192,7 +207,7 @@ def _bins(plane: Plane) -> Bins:
         few = max(math.ceil(FLATTEST * len(members)), 40)
         flat = members[_lowest(low[members], few)]
         # Where the noise is strong, all blocks are flat that have no more than it.
-        enough = np.count_nonzero(low[members] < 0.9 * np.median(high[flat]))
+        enough = int(np.count_nonzero(low[members] < 0.9 * np.median(high[flat])))
         flat = members[_lowest(low[members], max(few, enough))]
         rows.append((mean[flat].mean(), np.median(high[flat]), low[flat].mean()))
     brightness, variance, texture = np.array(rows, np.float64).T
@@ -208,7 +223,13 @@ def _blocks(plane: Plane, side: int, most: int) -> Numbers:
     step = math.ceil(math.sqrt(windows.shape[0] * windows.shape[1] / most))
     step += step % 2 == 0  # so that all phases of a JPEG's grid occur
     blocks = windows[::step, ::step].reshape(-1, side, side)
-    return blocks[np.isfinite(blocks).all(axis=(1, 2))]
+    blocks = blocks[np.isfinite(blocks).all(axis=(1, 2))]
+    if len(blocks) < 2 * BINS:
+        raise UserError(
+            f"hardly any {side} x {side} pixels without a value that is not finite (NaN or infinite); "
+            "fill the gaps, or inspect another image"
+        )
+    return blocks
 
 
 def _lowest(values: NDArray[Any], count: int) -> NDArray[np.intp]:
@@ -306,20 +327,17 @@ class Spectrum:
         return max(self.down, self.across) > CORRELATED and self.uneven < UNEVEN
 
 
-def measure_spectrum(plane: Plane, limits: tuple[float, float], sigma: float) -> Spectrum:
-    """Measure the noise's spectrum on the flattest larger blocks.
-
-    ``sigma`` is a first guess of the level, to keep away from the ``limits``.
-    """
+def measure_spectrum(plane: Plane, limits: tuple[float, float], curve: Curve) -> Spectrum:
+    """Measure the noise's spectrum on the flattest larger blocks, away from the ``limits``."""
     from scipy.fft import dctn
 
     side, cut = SPECTRUM_BLOCK, 3
     blocks = _blocks(plane, side, MOST_SPECTRUM_BLOCKS)
     mean = blocks.mean(axis=(1, 2))
-    spread = np.maximum(blocks.std(axis=(1, 2)), sigma)
+    spread = np.maximum(blocks.std(axis=(1, 2)), curve.level)
     inside = (mean - limits[0] > 1.5 * spread) & (limits[1] - mean > 1.5 * spread)
     if np.count_nonzero(inside) > 200:
-        blocks = blocks[inside]
+        blocks, mean = blocks[inside], mean[inside]
     down, across = np.indices((side, side))
     waves = dctn(blocks, axes=(1, 2), norm="ortho", overwrite_x=True)
     low = (down + across > 0) & (down + across <= cut)
@@ -328,10 +346,10 @@ def measure_spectrum(plane: Plane, limits: tuple[float, float], sigma: float) ->
     power = np.median(energy, axis=0) / CHI_SQUARE_MEDIAN
     power[0], power[:, 0] = power[1], power[:, 1]  # without stripes
     inner = (down > 0) & (across > 0) & (down + across > cut)
-    uneven = _unevenness(energy[:, inner].sum(axis=1), power[inner])
+    uneven = _unevenness(energy[:, inner].sum(axis=1) / curve.relative(mean[flat]), power[inner])
+    if not power[inner].any():
+        return Spectrum(0.0, 0.0, 0.0, uneven)
     power = _fill(power, cut)
-    if not power.any():
-        return Spectrum(0.0, 0.0, 0.0, 1.0)
     return Spectrum(
         math.sqrt(power.mean()),
         _neighbours(power.mean(axis=1)),
@@ -352,7 +370,7 @@ def _unevenness(energies: Numbers, power: Numbers) -> float:
 def _fill(power: Numbers, cut: int) -> Numbers:
     """Replace the lowest frequencies, by which the blocks were chosen: a Gaussian through the next ones."""
     down, across = np.indices(power.shape)
-    distance = (down**2 + across**2).astype(np.float64)
+    distance: Numbers = np.asarray(down**2 + across**2, np.float64)
     ring = (down + across > cut) & (down + across <= cut + 2)
     missing = down + across <= cut
     logarithm = np.log(np.maximum(power[ring], 1e-300))
@@ -373,30 +391,36 @@ def _neighbours(power: Numbers) -> float:
 
 
 def measure_impulses(plane: Plane) -> tuple[tuple[float, float], Plane]:
-    """Parts of the pixels lost to the least and to the greatest value, and the plane without them.
+    """Parts of the pixels lost to the least and to the greatest value, and a plane without them.
 
-    A lost pixel stands alone: it is far from the median of its 5 x 5 neighbourhood, while a clipped area is all
-    at the limit. Only pixels that would stand out are counted, lost or not. Tails of other noise that reach the
-    limit come with as many values just short of it; these are taken off.
+    A lost pixel stands alone: it is far from the median of its 5 x 5 neighbourhood, while a clipped area is
+    all at the limit. Only pixels that would stand out are counted, lost or not. Tails of other noise that
+    reach the limit come with as many values just short of it; these are taken off.
     """
-    from scipy.ndimage import median_filter
+    from scipy.ndimage import median_filter, uniform_filter
 
     limits = find_limits(plane)
     if not any(map(math.isfinite, limits)):
-        return (0.0, 0.0), plane
-    middle = median_filter(plane, 5)
-    span = float(np.nanmax(plane) - np.nanmin(plane))
-    spread = 4 * 1.4826 * median_filter(np.abs(plane - middle), 5) + 0.05 * span
+        return (0.0, 0.0), plane.copy()
+    middle: Plane = median_filter(plane, 5)
+    span = float(np.ptp(plane))
+    # The median of 25 deviations varies much by itself, and is at times small by chance.
+    deviation = uniform_filter(median_filter(np.abs(plane - middle), 5), 15)
+    spread = 4 * 1.4826 * deviation + 0.05 * span
+    # Where all around is at a limit, as in drawings of black and white, a lone pixel may well be meant.
+    inside = (middle > plane.min()) & (middle < plane.max())
+    outlier = inside & (np.abs(plane - middle) > spread)
     shares, lost = [0.0, 0.0], np.zeros(plane.shape, bool)
     for index, limit in enumerate(limits):
-        apart = np.abs(middle - limit) > spread
-        hit = apart & (plane == limit)
-        tail = np.count_nonzero(apart & (np.abs(plane - limit) < 0.1 * span)) - hit.sum()
-        share = (np.count_nonzero(hit) - tail) / max(np.count_nonzero(apart), 1)
-        if share > IMPULSES / 2:
+        hit = outlier & (plane == limit)
+        tail = outlier & (np.abs(plane - limit) < 0.1 * span) & ~hit
+        visible = int(np.count_nonzero(inside & (np.abs(middle - limit) > spread)))
+        hits, tails = int(np.count_nonzero(hit)), int(np.count_nonzero(tail))
+        share = (hits - tails) / max(visible, 1)
+        if share > IMPULSES / 2 and hits > max(2.5 * tails, 20):
             shares[index] = share
             lost |= hit
-    return (shares[0], shares[1]), np.where(lost, middle, plane)
+    return (shares[0], shares[1]), np.array(np.where(lost, middle, plane))
 
 
 def measure_stripes(plane: Plane) -> float:
@@ -408,7 +432,7 @@ def measure_stripes(plane: Plane) -> float:
     from scipy.ndimage import median_filter
     from scipy.stats import trim_mean
 
-    steps = np.diff(np.nan_to_num(plane, nan=float(np.nanmedian(plane))), axis=0)
+    steps = np.diff(plane, axis=0)
     middle = steps.shape[1] // 2
     left, right = (trim_mean(half, 0.25, axis=1) for half in (steps[:, :middle], steps[:, middle:]))
     left, right = (half - median_filter(half, 31) for half in (left, right))
@@ -439,7 +463,7 @@ def _grid_of_columns(plane: Plane) -> float:
     steps = np.abs(np.diff(plane, axis=1))
     # Beyond what its two neighbours have; edges count little.
     excess = np.clip(steps[:, 1:-1] - (steps[:, :-2] + steps[:, 2:]) / 2, *_band(steps))
-    columns = np.nanmean(excess, axis=0)
+    columns = excess.mean(axis=0)
     phases = [columns[phase::8] for phase in range(8)]
     best = int(np.argmax([phase.mean() for phase in phases]))
     rest = np.concatenate([phase for index, phase in enumerate(phases) if index != best])
@@ -449,7 +473,7 @@ def _grid_of_columns(plane: Plane) -> float:
 
 
 def _band(steps: Plane) -> tuple[float, float]:
-    most = 3 * float(np.nanmean(steps)) + 1e-300
+    most = 3 * float(steps.mean()) + 1e-300
     return -most, most
 
 
@@ -498,14 +522,16 @@ class Findings:
 
 
 KINDS = {
-    "clean": "clean",
+    "clean": "none that shows",
+    "compressed": "not measurable: a grid of 8 x 8 shows, JPEG has taken or hidden the fine noise",
+    "unclear": "fine texture nearly everywhere; the noise is this at most, and may be none",
     "gaussian": "Gaussian: white, the same in bright and dark",
     "poisson": "Poisson: grows with brightness, as counted photons do",
     "poisson-gaussian": "Poisson-Gaussian: counted photons and read noise",
-    "dependent": "depends on brightness, but not as photons do",
+    "dependent": "white; weaker where it is bright, as after a tone curve",
     "correlated": "correlated: neighbouring pixels share it",
-    "stripes": "stripes",
-    "impulse": "impulses (salt and pepper)",
+    "stripes": "stripes: whole rows or columns are shifted",
+    "impulse": "impulses: lone pixels lost to black or white (salt and pepper)",
 }
 
 
@@ -517,14 +543,16 @@ def diagnose(channel: NDArray[Any], value_range: tuple[float, float]) -> Finding
     """
     whole = as_plane(channel)
     span = value_range[1] - value_range[0]
-    impulses, plane = measure_impulses(whole)
+    holes = np.isnan(whole)
+    filled = np.array(np.where(holes, np.nanmedian(whole), whole))
+    impulses, plane = measure_impulses(filled)
     limits = find_limits(whole)
+    rows, columns, grid = measure_stripes(plane), measure_stripes(plane.T), measure_grid(plane)
+    plane[holes] = np.nan
     curve = measure_curve(plane, limits)
-    spectrum = measure_spectrum(plane, limits, curve.level)
-    rows, columns = measure_stripes(plane), measure_stripes(plane.T)
-    kind = _kind(span, sum(impulses), max(rows, columns), curve, spectrum)
+    spectrum = measure_spectrum(plane, limits, curve)
     return Findings(
-        kind,
+        _kind(span, sum(impulses), max(rows, columns), curve, spectrum, grid),
         spectrum.level if spectrum.correlated else curve.sigma,
         curve,
         spectrum,
@@ -532,22 +560,137 @@ def diagnose(channel: NDArray[Any], value_range: tuple[float, float]) -> Finding
         impulses,
         rows,
         columns,
-        measure_grid(plane),
+        grid,
     )
 
 
-def _kind(span: float, impulses: float, stripes: float, curve: Curve, spectrum: Spectrum) -> str:
+def _kind(
+    span: float, impulses: float, stripes: float, curve: Curve, spectrum: Spectrum, grid: float
+) -> str:
     """The kind that needs the most particular remedy comes first."""
-    if impulses > IMPULSES:
-        return "impulse"
-    if stripes > STRIPED * span:
-        return "stripes"
-    if (spectrum.level if spectrum.correlated else curve.level) < CLEAN * span:
-        return "clean"
-    if spectrum.correlated:
-        return "correlated"
-    if not curve.dependent:
-        return "gaussian"
-    if curve.gain[0] < 0:
-        return "dependent"
-    return "poisson-gaussian" if curve.reads else "poisson"
+    level = spectrum.level if spectrum.correlated else curve.level
+    rules = (
+        ("impulse", impulses > IMPULSES),
+        ("stripes", stripes > STRIPED * span),
+        ("compressed", grid > COMPRESSED and level < WEAK * span),
+        ("clean", level < CLEAN * span),
+        ("unclear", spectrum.uneven > TEXTURED and level < WEAK * span),
+        ("correlated", spectrum.correlated),
+        ("gaussian", not curve.dependent),
+        ("dependent", curve.gain[0] < 0),
+        ("poisson-gaussian", curve.reads),
+        ("poisson", True),
+    )
+    return next(kind for kind, holds in rules if holds)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A filter for noise of less than ``below`` (of 255 levels; of the pixels, for impulses).
+
+    ``value`` is its parameter: a multiple of the noise's level, for a median its size.
+    """
+
+    below: float
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do about a kind of noise: why, which filter of `baselines`, what to type."""
+
+    why: str
+    filters: tuple[Choice, ...] = ()
+    commands: tuple[str, ...] = ()
+
+
+ANY = math.inf
+DENOISE = "snowmelt denoise {file} --model MODEL.onnx  # with that model"
+SIMULATE = (
+    "snowmelt evaluate --clean CLEAN_FOLDER --noise {noise} --model MODEL.onnx  # any good at it?"
+)
+PAIRS = "snowmelt train --data PAIRS.h5  # noisy and clean pictures with just this noise"
+TAKES = (
+    "snowmelt evaluate --noisy FOLDER_1 --noisy-too FOLDER_2  # two takes of each scene, no truth"
+)
+BLIND_SPOT = (
+    "A network that learns to predict a pixel from its neighbours alone (blind-spot training) would learn "
+    "this noise as if it were picture: the neighbours give it away."
+)
+# Filters and multiples: tuned on known noise, benchmarks/diagnosis.py --filters.
+ADVICE: Mapping[str, Advice] = {
+    "clean": Advice("Leave the image as it is: any denoiser would only cost detail."),
+    "compressed": Advice(
+        "Look at it at 200%: if it is clean, leave it. If there are coarse blotches, denoisers for white "
+        "noise take them for picture; start from the raw file, or from a JPEG of the highest quality. "
+        f"{BLIND_SPOT}",
+        commands=(PAIRS, DENOISE),
+    ),
+    "unclear": Advice(
+        "Noise cannot be told from texture here. Inspect a picture of something even from the same camera, "
+        "or leave the image as it is."
+    ),
+    "gaussian": Advice(
+        "The noise all denoisers are made for; also one that was trained for just this level.",
+        (Choice(ANY, "nlm", 1.05),),
+        (PAIRS, DENOISE, SIMULATE),
+    ),
+    "poisson": Advice(
+        "A denoiser for one level blurs the dark and leaves noise in the bright; train with such noise.",
+        (Choice(15, "nlm", 1.3), Choice(ANY, "tv", 1.15)),
+        (PAIRS, DENOISE, SIMULATE),
+    ),
+    "poisson-gaussian": Advice(
+        "A denoiser for one level blurs the dark and leaves noise in the bright; train with such noise.",
+        (Choice(18, "nlm", 1.2), Choice(ANY, "tv", 1.0)),
+        (PAIRS, DENOISE, SIMULATE),
+    ),
+    "dependent": Advice(
+        "The picture went through a tone curve; a denoiser for one level is right at one brightness only.",
+        (Choice(ANY, "nlm", 1.05),),
+        (PAIRS, DENOISE),
+    ),
+    "correlated": Advice(
+        f"Denoisers for white noise take it for picture, and keep it. {BLIND_SPOT} Train on pairs that hold "
+        "this very noise, or get rid of what makes it: demosaicing, sharpening, resizing, compression.",
+        (Choice(15, "nlm", 1.2), Choice(35, "nlm", 1.45), Choice(ANY, "tv", 5.0)),
+        (PAIRS, DENOISE, TAKES),
+    ),
+    "stripes": Advice(
+        "Filters do little against offsets of whole rows or columns: correct them at the sensor (dark and "
+        f"flat frames) before anything else. {BLIND_SPOT}",
+        (Choice(ANY, "nlm", 1.3),),
+        (PAIRS, DENOISE),
+    ),
+    "impulse": Advice(
+        "Lost pixels say nothing of what they were; a mean would smear them, a median leaves them out.",
+        (Choice(0.12, "median", 3), Choice(ANY, "median", 5)),
+        (PAIRS, DENOISE, SIMULATE),
+    ),
+}
+
+
+def choose_filter(found: Findings, span: float) -> tuple[str, float] | None:
+    """Name of the advised filter of `baselines` and its parameter for the image scaled to [0, 1]."""
+    level = math.hypot(found.sigma, found.rows, found.columns) / span
+    strength = sum(found.impulses) if found.kind == "impulse" else 255 * level
+    for choice in ADVICE[found.kind].filters:
+        if strength < choice.below:
+            relative = FILTERS[choice.name].relative
+            return choice.name, choice.value * (level if relative else 1)
+    return None
+
+
+def name_noise(found: Findings, span: float) -> str | None:
+    """The noise as `snowmelt.noise.parse` reads it; None if it is of no such kind."""
+    gain = found.curve.gain[0]
+    peak = span / gain if gain > 0 else math.inf
+    read = 255 * math.sqrt(max(found.curve.floor[0], 0)) / span
+    texts = {
+        "gaussian": f"gaussian:{255 * found.sigma / span:.3g}",
+        "poisson": f"poisson:{peak:.3g}",
+        "poisson-gaussian": f"poisson-gaussian:{peak:.3g}:{read:.3g}",
+        "impulse": f"salt-and-pepper:{sum(found.impulses):.2g}",
+    }
+    return texts.get(found.kind)
