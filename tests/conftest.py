@@ -1,6 +1,10 @@
 """Small seeded data that several test files share."""
 
+import os
 from pathlib import Path
+
+# Two test processes share the cores: torch's threads would wait for each other at every operation.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import h5py
 import numpy as np
