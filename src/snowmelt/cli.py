@@ -20,13 +20,14 @@ from snowmelt.commands import (
     demo,
     denoise,
     evaluate,
+    inspect,
     recipes,
     report,
     train,
 )
 from snowmelt.errors import UserError
 
-COMMANDS = (demo, train, denoise, evaluate, report, recipes, convert)
+COMMANDS = (demo, train, denoise, evaluate, inspect, report, recipes, convert)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
