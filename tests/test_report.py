@@ -160,7 +160,7 @@ def test_paths_of_the_author_stay_out(tmp_path: Path) -> None:
 def test_names_cannot_leave_the_json(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path / "<b>&run", names=(NASTY,)))
     assert content(page)["pictures"][0]["name"] == NASTY
-    assert len(re.findall("</script>", page)) == 2
+    assert len(re.findall("</script|<script", page)) == 4
     assert "<title>&lt;b&gt;&amp;run" in page
 
 
@@ -462,7 +462,7 @@ def test_all_pictures_zoom_and_move_together(page: Browser) -> None:
     assert len(transforms(page)) == 6
     assert set(transforms(page)) == {"1.000 0.000 0.000"}
     focus(page, "#handle")
-    page.press("+", "+")
+    page.press("+", "+", "+", "-")
     assert set(transforms(page)) == {"4.000 0.000 0.000"}
     width, height = page.evaluate("[compare.clientWidth, compare.clientHeight]")
     page.drag((x - width / 4, y), (x - width / 4 + 40, y + 30))
