@@ -27,7 +27,13 @@ def test_training_prints_the_table_and_the_verdict(
 ) -> None:
     assert run(*tiny(pairs_file, tmp_path / "run")) == 0
     lines = capsys.readouterr().out
-    for word in ("noisy", "Gaussian blur (sigma", "median (size", "non-local means (sigma", "clipped"):
+    for word in (
+        "noisy",
+        "Gaussian blur (sigma",
+        "median (size",
+        "non-local means (sigma",
+        "clipped",
+    ):
         assert word in lines
     assert "the network: worse than doing nothing" in lines  # after two epochs
     assert (tmp_path / "run" / "scores.json").exists()

@@ -238,6 +238,30 @@ def test_results_of_an_evaluation(tmp_path: Path) -> None:
     assert content((tmp_path / "other.html").read_text()) == shown
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_evaluation_keeps_what_its_report_shows(alone: bool, tmp_path: Path) -> None:
+    import tifffile
+
+    folder = tmp_path / "noisy"
+    folder.mkdir()
+    for i in range(6):
+        tifffile.imwrite(
+            folder / f"{i}.tif", np.rint(seen("", i, (40, 400)).noisy * 255).astype("u1")
+        )
+    images = (
+        ["--noisy", str(folder)] if alone else ["--clean", str(folder), "--noise", "gaussian:9"]
+    )
+    flags = ["--against", "gaussian,median", "-o", str(tmp_path / "results"), "--quiet"]
+    assert main(["evaluate", *images, *flags]) == 0
+    shown = content(page_of(tmp_path / "results"))
+    assert len(shown["pictures"]) == looks.ALBUM
+    assert [take.split()[0] for take in shown["takes"]] == ["Gaussian", "median"]
+    for each in shown["pictures"]:
+        assert each["size"] == [looks.SIDE, 40]
+        assert (each["clean"] is None) == alone
+        assert len({take["png"] for take in each["takes"]}) == 2
+
+
 def test_results_without_a_truth(tmp_path: Path) -> None:
     from snowmelt import truthless
 

@@ -46,6 +46,9 @@ TEXTURED, WEAK = (
 )  # so uneven, noise of less than this part of the range may be texture
 COMPRESSED = 8.0  # standard errors of JPEG's grid
 DEPENDENT = 1.15  # ratio of the levels in bright and dark
+LARGEST_RATIO = (
+    1.75  # of the root mean square to the level; photon noise: up to 1.6 on microscopes' images
+)
 IMPULSES = 0.002  # part of the pixels
 STRIPED = 0.8 / 255  # part of the range
 
@@ -88,7 +91,9 @@ class Curve:
         """Root mean square of the noise over the image."""
         if not self.dependent:
             return self.level
-        return math.sqrt(float(self._model(self.brightness).mean()))
+        # More than this is texture that comes with brightness, not photon noise.
+        most = LARGEST_RATIO * self.level
+        return min(most, math.sqrt(float(self._model(self.brightness).mean())))
 
     def relative(self, brightness: Numbers) -> Numbers:
         """Variance at these brightnesses over the mean one; 1 where it does not depend on them."""
