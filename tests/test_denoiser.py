@@ -328,10 +328,10 @@ def test_shipped_models_go_by_their_name(make, monkeypatch):
 
 def test_the_memory_there_is_bounds_the_tile(make, monkeypatch):
     denoise = make(network())
-    assert denoise.tile == 512
+    assert denoise.tile == 544
     monkeypatch.setattr(engines, "available_memory", lambda: 2**22)
     side = load(denoise.model.path, precision="f32").tile
-    assert side < 512
+    assert side < 544
     assert side**2 * denoise.engine.pixel_bytes <= 2**20
     monkeypatch.setattr(engines, "available_memory", lambda: 0)
     assert load(denoise.model.path).tile == 9

@@ -31,8 +31,8 @@ from snowmelt.modelfile import Header, ModelFile
 
 NOT_FINITE = ("keep", "fail")
 # Smaller tiles stay in the processor's cache, larger ones lose less to their overlap: 32 times the reach
-# loses 12 percent. Measured in benchmarks/engine.py.
-SMALLEST, LARGEST, IN_REACHES = 512, 2048, 32
+# loses 12 percent; 544 is 512 with room for a small reach. Measured in benchmarks/engine.py.
+SMALLEST, LARGEST, IN_REACHES = 544, 2048, 32
 MEMORY = 2**29
 
 
