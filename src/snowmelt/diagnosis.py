@@ -279,7 +279,7 @@ def _clipped_moments(
     centre = numbers @ weight
     squares = np.square(numbers - centre[:, None])
     variance = squares @ weight
-    kurtosis = np.square(squares) @ weight / np.maximum(variance, 1e-300) ** 2 - 3
+    kurtosis = np.square(squares) @ weight / np.maximum(variance, 1e-150) ** 2 - 3
     return centre, variance, np.clip(kurtosis, -2, 2) / BLOCK**2
 
 
@@ -638,17 +638,17 @@ ADVICE: Mapping[str, Advice] = {
     ),
     "gaussian": Advice(
         "The noise all denoisers are made for; also one that was trained for just this level.",
-        (Choice(ANY, "nlm", 1.05),),
+        (Choice(35, "nlm", 1.05), Choice(ANY, "tv", 0.85)),
         (PAIRS, DENOISE, SIMULATE),
     ),
     "poisson": Advice(
         "A denoiser for one level blurs the dark and leaves noise in the bright; train with such noise.",
-        (Choice(15, "nlm", 1.3), Choice(ANY, "tv", 1.15)),
+        (Choice(15, "nlm", 1.15), Choice(ANY, "tv", 0.95)),
         (PAIRS, DENOISE, SIMULATE),
     ),
     "poisson-gaussian": Advice(
         "A denoiser for one level blurs the dark and leaves noise in the bright; train with such noise.",
-        (Choice(18, "nlm", 1.2), Choice(ANY, "tv", 1.0)),
+        (Choice(18, "nlm", 1.1), Choice(ANY, "tv", 0.87)),
         (PAIRS, DENOISE, SIMULATE),
     ),
     "dependent": Advice(
@@ -659,13 +659,13 @@ ADVICE: Mapping[str, Advice] = {
     "correlated": Advice(
         f"Denoisers for white noise take it for picture, and keep it. {BLIND_SPOT} Train on pairs that hold "
         "this very noise, or get rid of what makes it: demosaicing, sharpening, resizing, compression.",
-        (Choice(15, "nlm", 1.2), Choice(35, "nlm", 1.45), Choice(ANY, "tv", 5.0)),
+        (Choice(15, "nlm", 1.1), Choice(35, "nlm", 1.35), Choice(ANY, "tv", 4.5)),
         (PAIRS, DENOISE, TAKES),
     ),
     "stripes": Advice(
         "Filters do little against offsets of whole rows or columns: correct them at the sensor (dark and "
         f"flat frames) before anything else. {BLIND_SPOT}",
-        (Choice(ANY, "nlm", 1.3),),
+        (Choice(ANY, "nlm", 1.1),),
         (PAIRS, DENOISE),
     ),
     "impulse": Advice(
