@@ -26,7 +26,7 @@ SHORT = {
 
 def commands() -> list[str]:
     """Every `snowmelt ...` of the README's table and console blocks, in order."""
-    found = re.findall(r"(?:`|^\.venv/bin/)(snowmelt [^`\n]+?)(?:`|$)", README, re.MULTILINE)
+    found = re.findall(r"^(?:\| `|\.venv/bin/)(snowmelt [^`\n]+?)(?:`|$)", README, re.MULTILINE)
     return [command for command in found if "--help" not in command]
 
 
