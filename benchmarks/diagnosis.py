@@ -169,10 +169,14 @@ def main() -> None:
     )
     parser.add_argument("--bsds", type=int, default=6, help="images of BSDS500")
     parser.add_argument(
-        "--held-out", action="store_true", help="12 images on which no constant was set"
+        "--held-out",
+        type=int,
+        metavar="N",
+        help="instead 12 of BSDS500 from the N-th on, no photographs",
     )
     options = parser.parse_args()
-    pictures = bsds(12, first=7) if options.held_out else [*photographs(), *bsds(options.bsds)]
+    first = options.held_out
+    pictures = [*photographs(), *bsds(options.bsds)] if first is None else bsds(12, first)
     found = [diagnosis.diagnose(each, (0, 1)) for each in pictures]
     print(json.dumps({"noise": "none", "votes": collections.Counter(each.kind for each in found)}))
     for kind in CASES:
