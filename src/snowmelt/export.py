@@ -140,13 +140,15 @@ def _pixel_shuffle(graph: Graph, image: Value, upscale_factor: int) -> str:
 
 
 def _pixel_unshuffle(graph: Graph, image: Value, downscale_factor: int) -> str:
-    packed = graph.add("SpaceToDepth", image.name, blocksize=downscale_factor)
     channels = image.shape[1]
     if channels == 1:
-        return packed
-    # ONNX puts all channels of the first pixel first, torch all pixels of the first channel.
-    order = np.arange(downscale_factor**2 * channels).reshape(-1, channels).T.ravel()
-    return graph.add("Gather", packed, graph.constant(order), axis=1)
+        return graph.add("SpaceToDepth", image.name, blocksize=downscale_factor)
+    # ONNX puts all channels of the first pixel first, torch all pixels of the first channel. To put them in
+    # order by Gather is shorter, but OpenVINO 2026.4 forgets the order where a convolution comes next.
+    first = graph.add("Split", image.name, outputs=channels, axis=1)
+    parts = [first, *(f"{first}:{index}" for index in range(1, channels))]
+    packed = [graph.add("SpaceToDepth", part, blocksize=downscale_factor) for part in parts]
+    return graph.add("Concat", *packed, axis=1)
 
 
 def _max_pool(graph: Graph, image: Value, kernel_size: int, stride: int | None = None) -> str:

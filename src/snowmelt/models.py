@@ -10,10 +10,12 @@ Shapes: B batch, C channels, H height, W width; float32 in [0, 1] unless a heade
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from snowmelt.errors import UserError, nearest
 
@@ -97,10 +99,114 @@ def _check_chain(
             raise UserError(f"activation {name!r} is unknown; {nearest(name, ACTIVATIONS)}")
 
 
-MODELS: dict[str, type[RecipeCNN]] = {RecipeCNN.architecture: RecipeCNN}
+class Block(nn.Module):
+    """A residual block: what two 3x3 convolutions with a ReLU between them add to their input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, width, H, W) to the same shape."""
+        return features + self.second(functional.relu(self.first(features)))
 
 
-def build(architecture: str, config: dict[str, Any]) -> RecipeCNN:
+class UNet(nn.Module):
+    """A small U-Net of residual blocks at 1/2, 1/4, 1/8 ... of the picture's size; it subtracts the noise.
+
+    The noise's standard deviation at every pixel is a second input (FFDNet: Zhang et al., 2018). No layer has
+    a bias, so that a picture and its noise level of half the size give half the result (Mohan et al., ICLR
+    2020; DRUNet: Zhang et al., 2021).
+
+    Args:
+        widths: Channels at 1/2, 1/4 ... of the size, two levels or more.
+        blocks: Residual blocks of each level, before and after what is below it.
+        channels: Channels of the picture.
+    """
+
+    architecture: ClassVar[str] = "unet"
+    conditioned: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (32, 64, 128),
+        blocks: Sequence[int] = (2, 2, 2),
+        channels: int = 1,
+    ) -> None:
+        super().__init__()
+        if len(widths) < 2 or len(blocks) != len(widths) or min(*widths, *blocks, channels) < 1:
+            raise UserError(
+                f"a U-Net of widths {list(widths)} and blocks {list(blocks)} with {channels} channels: "
+                "expected as many of each, two or more, none of them zero; such as 32 64 128 and 2 2 2"
+            )
+        self.config: dict[str, Any] = {
+            "widths": list(widths), "blocks": list(blocks), "channels": channels
+        }  # fmt: skip
+        self.multiple = 2 ** len(widths)
+        self.reach = _unet_reach(blocks)
+        *upper, (bottom, middle) = zip(widths, blocks, strict=True)
+        steps = list(pairwise(widths))
+        self.head = nn.Conv2d(4 * (channels + 1), widths[0], 3, padding=1, bias=False)
+        self.encoders = nn.ModuleList(_level(width, count) for width, count in upper)
+        self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2, bias=False) for a, b in steps)
+        self.middle = _level(bottom, middle)
+        self.ups = nn.ModuleList(
+            nn.ConvTranspose2d(b, a, 2, stride=2, bias=False) for a, b in steps
+        )
+        self.decoders = nn.ModuleList(_level(width, count) for width, count in upper)
+        self.tail = nn.Conv2d(widths[0], 4 * channels, 3, padding=1, bias=False)
+        self._begin()
+
+    def _begin(self) -> None:
+        """First weights: every block gives back its input, and the whole network nearly the picture."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(module.weight)
+        for module in self.modules():
+            if isinstance(module, Block):
+                nn.init.zeros_(module.second.weight)
+        nn.init.normal_(self.tail.weight, std=0.01)
+
+    def forward(self, image: Tensor, noise_level: Tensor) -> Tensor:
+        """(B, C, H, W) and (B, 1, H, W), both in [0, 1], to the denoised picture (B, C, H, W)."""
+        features = torch.cat((image, noise_level), 1)
+        features = self.head(
+            functional.pixel_unshuffle(features, 2)
+        )  # (B, widths[0], H / 2, W / 2)
+        skipped = []
+        for encoder, down in zip(self.encoders, self.downs, strict=True):
+            features = encoder(features)
+            skipped.append(features)
+            features = down(features)
+        features = self.middle(features)
+        for level in reversed(range(len(skipped))):
+            features = self.decoders[level](self.ups[level](features) + skipped[level])
+        return image - functional.pixel_shuffle(self.tail(features), 2)
+
+
+def _level(width: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(Block(width) for _ in range(count)))
+
+
+def _unet_reach(blocks: Sequence[int]) -> int:
+    """Every 3x3 convolution sees one pixel of its level further, every level a whole block of pixels."""
+    *upper, middle = blocks
+    sides = [2 * 2**level for level in range(len(blocks))]  # of a level's pixel, in the picture's
+    seen = 2 * sides[0] + 2 * middle * sides[-1]  # head and tail, the bottom
+    return (
+        seen
+        + sum(4 * count * side for count, side in zip(upper, sides, strict=False))
+        + sides[-1]
+        - 1
+    )
+
+
+Network = RecipeCNN | UNet
+MODELS: dict[str, type[Network]] = {each.architecture: each for each in (RecipeCNN, UNet)}
+
+
+def build(architecture: str, config: dict[str, Any]) -> Network:
     """Make a network from what a model file's header or a recipe says of it."""
     if architecture not in MODELS:
         raise UserError(
@@ -117,8 +223,10 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def summary(network: RecipeCNN, height: int, width: int) -> str:
+def summary(network: Network, height: int, width: int) -> str:
     """Table of layer, output shape (B, C, H, W) and parameters, with the total, as Keras prints it."""
+    if isinstance(network, UNet):
+        return f"{network.architecture} {network.config}: {count_parameters(network):,} parameters"
     rows = [("input", f"(None, {network.config['channels']}, {height}, {width})", 0)]
     rows += [
         (
