@@ -89,7 +89,7 @@ def _progress(items: Sequence[Any], what: str) -> Iterable[Any]:
 
 def _ours(path: str, sigma: int, colour: bool) -> Contender:
     network = denoiser.load(path)
-    level = sigma / 255 if network.header.conditioned else None
+    level = sigma / 255 if network.header.conditioned else "auto"
 
     def denoise(picture: Picture) -> Picture:
         axis = -1 if colour else None

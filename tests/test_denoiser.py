@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from snowmelt import denoiser, engines, modelfile, models
+from snowmelt import engines, modelfile, models, zoo
 from snowmelt.denoiser import Denoiser, Settings, load
 from snowmelt.errors import UserError
 from snowmelt.images.base import Image, Layout
@@ -215,10 +216,60 @@ def test_the_noise_level_is_in_the_units_of_the_image(conditioned):
     assert (conditioned(image, sigma=30) == 70).all()
     found = conditioned(image.astype(np.float32), sigma=30, value_range=(50, 150))
     np.testing.assert_allclose(found, 70, rtol=1e-6)
-    with pytest.raises(UserError, match="asks for the noise level; say it: --sigma"):
+    with pytest.raises(UserError, match="from 32 x 32 on; or say the level: --sigma"):
         conditioned(image)
-    with pytest.raises(UserError, match="expected 0 or more"):
-        conditioned(image, sigma=-1)
+    for wrong in (-1, np.nan, "lots", None, [1, -1]):
+        with pytest.raises(UserError, match=r"expected 0 or more|no such kind"):
+            conditioned(image, sigma=wrong)
+
+
+def test_the_noise_level_may_be_a_map(conditioned):
+    random = np.random.default_rng(0)
+    image = random.random((101, 75), np.float32)
+    levels = random.random(image.shape)
+    # A part of the range of 0.5, subtracted as that part of it: the level in the image's units.
+    for map_ in (levels, levels[:1], levels[:, :1]):
+        for tile in (None, 32):
+            denoise = Denoiser(conditioned.model, conditioned.engine, tile=tile)
+            found = denoise(image, sigma=map_, value_range=(0, 0.5))
+            np.testing.assert_allclose(found, image - map_, rtol=0, atol=ROUNDING)
+    with pytest.raises(UserError, match=r"levels of shape \(4, 5\).*goes with .* 101 x 75"):
+        conditioned(image, sigma=np.ones((4, 5)), value_range=(0, 1))
+
+
+def test_noise_of_photons_is_a_map_of_the_smoothed_image(conditioned):
+    image = np.random.default_rng(0).random((101, 75), np.float32)
+    expected = image - np.sqrt(
+        gaussian_filter(image, 2, truncate=3, mode="nearest") / 30 + (5 / 255) ** 2
+    )
+    # 6 pixels of the blur and 1 of the network: tiles of 32 have many seams.
+    whole, tiled = (
+        Denoiser(conditioned.model, conditioned.engine, tile=tile)(
+            image, sigma="poisson-gaussian:30:5", value_range=(0, 1)
+        )
+        for tile in (None, 32)
+    )
+    np.testing.assert_allclose(whole, expected, rtol=0, atol=ROUNDING)
+    np.testing.assert_allclose(tiled, whole, rtol=0, atol=ROUNDING)
+    with pytest.raises(UserError, match="expected gaussian, poisson or poisson-gaussian"):
+        conditioned(image, sigma="speckle:0.2", value_range=(0, 1))
+
+
+def test_a_pair_does_grey_and_colour_each_with_its_own(tmp_path):
+    for name, channels, offset in (("pair-grey", 1, 0.2), ("pair-colour", 3, 0.4)):
+        made = affine(1, offset, channels=channels)
+        modelfile.write(tmp_path / f"{name}.onnx", made, modelfile.make_header(made))
+    denoise = load(tmp_path / "pair", device="cpu")
+    image = np.zeros((8, 9, 3), np.uint8)
+    assert (denoise(image[..., 0]) == 51).all()
+    assert (denoise(image, channel_axis=-1) == 102).all()
+    assert (denoise(image[..., :2], channel_axis=-1) == 51).all()
+    picture = Fake(np.zeros((1, 8, 9, 4), np.uint8), alpha=True)
+    denoise.denoise_image(picture, Path())
+    assert (picture.written[..., :3] == 102).all()
+    assert denoise.for_channels(3).header.channels == 3
+    assert denoise.for_channels(1) is denoise
+    assert denoise.for_channels(5) is denoise
 
 
 @pytest.fixture
@@ -273,7 +324,7 @@ def test_what_is_not_finite_can_be_an_error(make, holes):
         (
             np.zeros((4, 4), np.uint8),
             {"sigma": 1},
-            r"one noise level only; leave --sigma \(sigma=\)",
+            r"one noise level only; leave --sigma and --noise \(sigma=\)",
         ),
         (np.zeros((4, 4), np.uint8), {"strength": 2}, "strength 2: expected 0"),
         (np.zeros((4, 4), np.uint8), {"strength": np.nan}, "strength nan"),
@@ -320,7 +371,7 @@ def test_options_that_are_refused(make, tmp_path, monkeypatch):
 
 def test_shipped_models_go_by_their_name(make, monkeypatch):
     denoise = make(network())
-    monkeypatch.setattr(denoiser, "shipped_models", lambda: {"photo": denoise.model.path})
+    monkeypatch.setattr(zoo, "shipped", lambda: {"photo": denoise.model.path})
     assert load("photo").header == denoise.header
     with pytest.raises(UserError, match=r"'phot': .*did you mean 'photo'"):
         load("phot")

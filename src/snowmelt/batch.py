@@ -11,13 +11,16 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from snowmelt.denoiser import Denoiser, Settings, load, noise_level
+from snowmelt.denoiser import Denoiser, Settings, check_noise, load
 from snowmelt.errors import UserError
 from snowmelt.images import SUFFIXES, is_store, open_image
 from snowmelt.images.base import MAX_PIXELS, split
+from snowmelt.levels import AUTO, Noise
+from snowmelt.zoo import DEFAULT
 
 DONE, FAILED = 0, 1
 SUFFIX = "_denoised"
@@ -31,14 +34,15 @@ class Options:
         inputs: Files, folders, patterns such as ``scans/**/*.tif``, ``file.h5:/dataset``, Zarr stores.
         output: A file for a single input, else a folder; None: beside each input.
         model: Path or name of a model.
-        sigma: Noise level in 255ths of the value range.
+        sigma: Noise level in 255ths of the value range, a number or "auto".
+        noise: Instead, a kind of noise as `snowmelt.noise.parse` reads it.
         max_pixels: See ``images.open_image``.
 
     The others are those of ``denoiser.load`` and ``denoiser.Settings``.
     """
 
     inputs: Sequence[str]
-    model: str
+    model: str = DEFAULT
     output: str | None = None
     device: str = "auto"
     precision: str = "auto"
@@ -46,7 +50,8 @@ class Options:
     threads: int | None = None
     axes: str | None = None
     value_range: tuple[float, float] | None = None
-    sigma: float | None = None
+    sigma: str | float = AUTO
+    noise: str | None = None
     strength: float = 1.0
     nan: str = "keep"
     max_pixels: int | None = MAX_PIXELS
@@ -57,11 +62,25 @@ class Options:
     def settings(self) -> Settings:
         """What concerns a single image."""
         return Settings(
-            noise=None if self.sigma is None else self.sigma / 255,
+            noise=self._level,
             strength=self.strength,
             value_range=self.value_range,
             nan=self.nan,
         )
+
+    @property
+    def _level(self) -> Noise:
+        if self.noise is not None:
+            if self.sigma != AUTO:
+                raise UserError("--sigma and --noise say the same thing; leave one out")
+            return self.noise
+        try:
+            return AUTO if self.sigma == AUTO else float(self.sigma) / 255
+        except ValueError as error:
+            raise UserError(
+                f"--sigma {self.sigma}: expected a level in 255ths of the range, such as 25, or {AUTO}; "
+                "noise of photons is said with --noise"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -96,7 +115,7 @@ def run(options: Options) -> int:
         tile=options.tile,
         threads=options.threads,
     )
-    noise_level(denoiser.header, settings.noise)
+    check_noise(denoiser.header, settings.noise)
     failed = [job for job in jobs if not _try(denoiser, job, options)]
     if failed and len(jobs) > 1:
         names = ", ".join(job.source for job in failed)
@@ -131,11 +150,19 @@ def _denoise(denoiser: Denoiser, job: Job, options: Options) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     layout = image.layout
     with _progress(job, layout.planes * layout.height * layout.width, options.quiet) as bar:
-        kept = denoiser.denoise_image(image, target, options.settings, bar.update)
+        kept = denoiser.denoise_image(
+            image, target, options.settings, bar.update, partial(_level_line, job, options.quiet)
+        )
     if kept:
         _say(f"snowmelt: {job.source}: {kept:,} values that are not finite came back as they were")
     if not options.quiet:
         print(f"{job.source} -> {target}", flush=True)
+
+
+def _level_line(job: Job, quiet: bool, level: str) -> None:
+    """What was taken for noise, among the messages: standard output is for results."""
+    if not quiet:
+        _say(f"{job.source}: {level}")
 
 
 def _progress(job: Job, pixels: int, quiet: bool) -> Any:

@@ -21,13 +21,14 @@ from snowmelt.commands import (
     denoise,
     evaluate,
     inspect,
+    models,
     recipes,
     report,
     train,
 )
 from snowmelt.errors import UserError
 
-COMMANDS = (demo, train, denoise, evaluate, inspect, report, recipes, convert)
+COMMANDS = (demo, train, denoise, evaluate, inspect, models, report, recipes, convert)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

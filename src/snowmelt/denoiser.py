@@ -17,14 +17,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib import resources
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from snowmelt import engines, modelfile, tiles
+from snowmelt import engines, levels, modelfile, tiles, zoo
 from snowmelt.errors import UserError, nearest
 from snowmelt.images.base import Array, Image, Layout
 from snowmelt.modelfile import Header, ModelFile
@@ -41,18 +41,19 @@ class Settings:
     """How to denoise.
 
     Attributes:
-        noise: Standard deviation of the noise as a part of the value range, for models that ask for it.
+        noise: For models that ask for it: what `levels.find` takes, numbers as parts of the value range.
         strength: 0 gives the input back, 1 the network's result, between them a blend.
         value_range: Values that stand for black and white; None: see ``Scale.choose``.
         nan: "keep": values that are not finite come back as they are; "fail": they are an error.
     """
 
-    noise: float | None = None
+    noise: levels.Noise = levels.AUTO
     strength: float = 1.0
     value_range: tuple[float, float] | None = None
     nan: str = "keep"
 
     def __post_init__(self) -> None:
+        levels.check(self.noise)
         if not 0 <= self.strength <= 1:
             raise UserError(f"strength {self.strength}: expected 0 (the input) to 1 (denoised)")
         if self.nan not in NOT_FINITE:
@@ -138,6 +139,8 @@ def _limits(dtype: np.dtype[Any]) -> tuple[float, float]:
 class Denoiser:
     """A model and what runs it, as a function of an array; see `load`.
 
+    Of a pair of models it is the one for grey images, and `for_channels` gives the one that an image needs.
+
     Attributes:
         model: The model file, its header in ``model.header``.
         engine: What runs it; ``engine.precision`` is "bf16" or "f32".
@@ -145,8 +148,14 @@ class Denoiser:
     """
 
     def __init__(
-        self, model: ModelFile, engine: engines.Engine, *, tile: int | None = None
+        self,
+        model: ModelFile,
+        engine: engines.Engine,
+        *,
+        tile: int | None = None,
+        colour: Callable[[], Denoiser] | None = None,
     ) -> None:
+        self._load_colour = colour
         self.model = model
         self.engine = engine
         self.tile = _largest_tile(model.header, engine) if tile is None else tile
@@ -158,11 +167,20 @@ class Denoiser:
         """What the model says about itself."""
         return self.model.header
 
+    def for_channels(self, channels: int) -> Denoiser:
+        """The one of a pair that does images of so many channels; itself where it is no pair."""
+        return self if channels != 3 or self._load_colour is None else self._colour
+
+    @cached_property
+    def _colour(self) -> Denoiser:
+        assert self._load_colour is not None
+        return self._load_colour()
+
     def __call__(
         self,
         array: ArrayLike,
         *,
-        sigma: float | None = None,
+        sigma: levels.Noise = levels.AUTO,
         strength: float = 1.0,
         value_range: tuple[float, float] | None = None,
         channel_axis: int | None = None,
@@ -172,7 +190,9 @@ class Denoiser:
 
         Args:
             array: (..., H, W); with ``channel_axis`` one more axis, that of the colours. It is left as it is.
-            sigma: Standard deviation of the noise in the array's units, for models that ask for it.
+            sigma: For models that ask for it: standard deviation of the noise in the array's units, a number
+                or one for each pixel, in a shape that goes with (H, W); or "auto", to measure it; or a kind
+                of noise as `snowmelt.noise` reads it, such as "poisson:30", in parts of the value range.
             strength: 0 gives the input back, 1 the network's result, between them a blend.
             value_range: Values that stand for black and white. 8 and 16-bit integers span their type
                 where it is not given; other types need it, from here or from the model.
@@ -205,20 +225,23 @@ class Denoiser:
         target: Path,
         settings: Settings | None = None,
         progress: Callable[[int], object] = lambda _: None,
+        say: Callable[[str], object] = lambda _: None,
     ) -> int:
         """Denoise an image file into ``target``, in bands, so that it may be larger than memory.
 
-        ``progress`` is called with the number of pixels done since the last call. Returns how many values
-        were not finite and came back as they were.
+        ``progress`` is called with the number of pixels done since the last call, ``say`` with the noise
+        level in words. Returns how many values were not finite and came back as they were.
         """
         run = _Run(self, image, settings or Settings())
+        if run.level is not None:
+            say(str(run.level))
         with contextlib.closing(run.bands(progress)) as bands:
             image.write_like(target, bands)
         return run.not_finite
 
 
 def load(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] = zoo.DEFAULT,
     *,
     device: str = "auto",
     precision: str = "auto",
@@ -228,7 +251,9 @@ def load(
     """Make a denoiser of a model file, or of the name of a model that ships with Snowmelt.
 
     Args:
-        model: Path of a file that `snowmelt train` or `snowmelt convert` wrote, or a shipped model's name.
+        model: Path of a file that `snowmelt train` or `snowmelt convert` wrote, or the name of a shipped
+            model, see `snowmelt models`. "base" is a pair: each image is done by the one for grey or for
+            colour.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "bf16" is fast, "f32" the same to the last bit at every call; "auto" is bf16 where the
             hardware has it.
@@ -239,27 +264,14 @@ def load(
     Raises:
         UserError: if there is no such model, or the file is no good, or the device is not there.
     """
-    read = modelfile.read(find_model(model))
-    engine = engines.choose(read, device=device, precision=precision, threads=threads)
-    return Denoiser(read, engine, tile=tile)
 
+    def make(path: Path, colour: Callable[[], Denoiser] | None = None) -> Denoiser:
+        read = modelfile.read(path)
+        engine = engines.choose(read, device=device, precision=precision, threads=threads)
+        return Denoiser(read, engine, tile=tile, colour=colour)
 
-def find_model(model: str | os.PathLike[str]) -> Path:
-    """Path of a model, given as a path or as the name of one that ships."""
-    path = Path(model)
-    if path.exists() or path.suffix or len(path.parts) > 1:
-        return path
-    names = shipped_models()
-    if path.name in names:
-        return names[path.name]
-    known = nearest(path.name, names) if names else "none ships with this version"
-    raise UserError(f"model {path.name!r}: no such file, nor a shipped model ({known})")
-
-
-def shipped_models() -> dict[str, Path]:
-    """Name and path of each model that ships."""
-    folder = Path(str(resources.files("snowmelt"))) / "weights"
-    return {path.stem: path for path in sorted(folder.glob("*.onnx"))}
+    grey, colour = zoo.find_pair(model)
+    return make(grey, None if colour is None else partial(make, colour))
 
 
 def _largest_tile(header: Header, engine: engines.Engine) -> int:
@@ -326,25 +338,39 @@ class _Run:
     """One image going through a denoiser, band by band."""
 
     def __init__(
-        self, denoiser: Denoiser, image: Image, settings: Settings, sigma: float | None = None
+        self,
+        denoiser: Denoiser,
+        image: Image,
+        settings: Settings,
+        sigma: levels.Noise = levels.AUTO,
     ) -> None:
-        header, layout = denoiser.header, image.layout
+        layout = image.layout
+        self._colours = layout.channels - layout.alpha
+        denoiser = denoiser.for_channels(self._colours)
+        header = denoiser.header
         self._engine, self._image, self._settings = denoiser.engine, image, settings
         stored = getattr(image, "value_range", None)
         self._scale = Scale.choose(layout.dtype, settings.value_range, header, stored)
-        noise = settings.noise if sigma is None else sigma / self._scale.span
-        self._noise = noise_level(header, noise)
-        self._colours = layout.channels - layout.alpha
         self._groups = _groups(header, self._colours)
+        noise = settings.noise if sigma is levels.AUTO else _in_range(sigma, self._scale.span)
+        check_noise(header, noise)
+        # Measured before the first band is asked for, so that a file is still untouched if it fails.
+        self.level = self._find_level(noise) if header.conditioned and settings.strength else None
+        reach = header.reach + (0 if self.level is None else self.level.reach)
         sides = [
-            tiles.fit_tile(length, denoiser.tile, header.reach, header.multiple)
+            tiles.fit_tile(length, denoiser.tile, reach, header.multiple)
             for length in (layout.height, layout.width)
         ]
         self._rows, self._columns = (
-            tiles.windows(length, side, header.reach, header.multiple)
+            tiles.windows(length, side, reach, header.multiple)
             for length, side in zip((layout.height, layout.width), sides, strict=True)
         )
         self.not_finite = 0
+
+    def _find_level(self, noise: levels.Noise) -> levels.Level:
+        level = levels.find(noise, self._image, self._scale.low, self._scale.high)
+        self._groups = [group for group in self._groups if not level.is_zero(group)]
+        return level
 
     def bands(self, progress: Callable[[int], object] = lambda _: None) -> Generator[Array]:
         """The result from top to bottom, plane by plane.
@@ -393,8 +419,8 @@ class _Run:
         """Run the network on one window and put what it changes into the band."""
         seen = self._scale.to_network(tiles.cut(strip[..., group], row, column))
         inputs = [np.ascontiguousarray(np.moveaxis(seen, 2, 0))[None]]
-        if self._noise is not None:
-            inputs.append(np.full((1, 1, *seen.shape[:2]), self._noise, np.float32))
+        if self.level is not None:
+            inputs.append(self.level.over(seen, group, row, column)[None, None])
         result = self._engine(inputs)[0, :, row.kept, column.kept]
         change = np.moveaxis(result, 0, 2) - seen[row.kept, column.kept]
         part = band[:, column.keep_start : column.keep_stop, group]
@@ -444,15 +470,18 @@ def _count(values: int) -> str:
     return f"{values:,} values that are not finite (NaN or infinite)"
 
 
-def noise_level(header: Header, noise: float | None) -> float | None:
-    """The noise level, a part of the range, checked: given to a model that asks for it, and only then."""
-    if header.conditioned and noise is None:
-        raise UserError("this model asks for the noise level; say it: --sigma, in Python sigma=")
-    if not header.conditioned and noise is not None:
-        raise UserError("this model knows one noise level only; leave --sigma (sigma=) out")
-    if noise is not None and not 0 <= noise < math.inf:
-        raise UserError(f"a noise level of {noise:g} of the value range: expected 0 or more")
-    return noise
+def check_noise(header: Header, noise: levels.Noise) -> None:
+    """Refuse a noise level for a model that does not ask for it; "auto" is ignored there."""
+    if not header.conditioned and not (isinstance(noise, str) and noise == levels.AUTO):
+        raise UserError(
+            "this model knows one noise level only; leave --sigma and --noise (sigma=) out"
+        )
+
+
+def _in_range(sigma: levels.Noise, span: float) -> levels.Noise:
+    """Standard deviations as parts of the range; a kind of noise is said in these already."""
+    levels.check(sigma)
+    return sigma if isinstance(sigma, str) else np.asarray(sigma, np.float64) / span
 
 
 def _groups(header: Header, colours: int) -> list[slice]:

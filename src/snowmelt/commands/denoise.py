@@ -21,7 +21,11 @@ def add(commands: Commands) -> None:
         help="files, folders, patterns in quotes, file.h5:/dataset, Zarr stores",
     )  # fmt: skip
     add_("-o", "--output", metavar="PATH", help="a file for a single input, else a folder")
-    add_("--model", required=True, help="model file, or the name of one that ships")
+    add_(
+        "--model",
+        metavar="MODEL",
+        help="name of a model (snowmelt models), or a file; default: base",
+    )
     add_("--device", default="auto", help="auto, cpu, cuda or mps")
     add_("--precision", default="auto", help="auto, bf16 (fast) or f32 (the same bits every time)")
     add_("--axes", help="what the dimensions are where the file is silent, such as ZYX or YXC")
@@ -30,8 +34,13 @@ def add(commands: Commands) -> None:
         help="values that stand for black and white; floats need it",
     )  # fmt: skip
     add_(
-        "--sigma", type=float, metavar="LEVEL",
-        help="noise level in 255ths of the range, for models that ask for it",
+        "--sigma", metavar="LEVEL",
+        help="noise level in 255ths of the range, for models that ask for it; default: auto, measured",
+    )  # fmt: skip
+    add_(
+        "--noise", metavar="KIND:NUMBER",
+        help="instead of --sigma, noise that grows with brightness: poisson:PEAK (photons at white) or "
+        "poisson-gaussian:PEAK:SIGMA, as snowmelt inspect and evaluate say it",
     )  # fmt: skip
     add_("--strength", type=float, default=1.0, help="0 (the input) to 1 (denoised)")
     add_("--nan", default="keep", help="keep: NaN and infinite values come back; fail: an error")

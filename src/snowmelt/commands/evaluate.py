@@ -80,8 +80,9 @@ def _add_denoisers(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("denoisers")
     group.add_argument("--model", nargs="+", default=[], metavar="MODEL", help="files or names")
     group.add_argument(
-        "--sigma", type=float, metavar="LEVELS",
-        help="noise in levels of 255, for models that ask for it (default: that of --noise gaussian)",
+        "--sigma", metavar="LEVELS",
+        help="noise in levels of 255, for models that ask for it, or auto: measured on each image "
+        "(default: that of --noise gaussian, else auto)",
     )  # fmt: skip
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     group.add_argument("--precision", default="auto", help="auto, bf16 or f32")
@@ -99,7 +100,7 @@ def _add_denoisers(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Score, print, save."""
-    from snowmelt import evaluation, looks, results, truthless
+    from snowmelt import cases, evaluation, looks, results, truthless
 
     if options.results:
         if _given(options) or options.model:
@@ -108,8 +109,8 @@ def run(options: argparse.Namespace) -> int:
         return DONE
     _check(options)
     against = _against(options.against)
-    contenders = _contenders(options)
     collection, tuning = _collections(options)
+    contenders = _contenders(options, 3 if cases.is_colour(collection) else 1)
     progress = evaluation.in_silence if options.quiet else _show
     rows: Sequence[dict[str, Any]]
     album: list[looks.Seen] | None = [] if options.output else None
@@ -229,20 +230,22 @@ def _pairs(
     return cases.with_noise(found, kind, seed=options.seed, stored=options.clip_noisy)
 
 
-def _contenders(options: argparse.Namespace) -> list[Contender]:
-    from snowmelt import denoiser, noise
+def _contenders(options: argparse.Namespace, channels: int) -> list[Contender]:
+    from snowmelt import denoiser, levels, noise
     from snowmelt.evaluation import Contender
 
     kind = noise.parse(options.noise) if options.noise else None
     contenders = []
     for model, name in zip(options.model, _names(options.model), strict=True):
-        network = denoiser.load(model, device=options.device, precision=options.precision)
-        sigma = _sigma(options, kind, network.header.conditioned, name)
+        loaded = denoiser.load(model, device=options.device, precision=options.precision)
+        network = loaded.for_channels(channels)
+        sigma = _sigma(options, kind) if network.header.conditioned else levels.AUTO
         details: dict[str, Any] = {
             "sha256": network.model.sha256,
             "precision": network.engine.precision,
         }
-        details |= {} if sigma is None else {"sigma": sigma * 255}
+        if network.header.conditioned:
+            details["sigma"] = sigma if isinstance(sigma, str) else sigma * 255
         contenders.append(Contender(name, _function(network, sigma), details=details))
     return contenders
 
@@ -256,22 +259,22 @@ def _names(models: Sequence[str]) -> list[str]:
     return names
 
 
-def _sigma(
-    options: argparse.Namespace, kind: Noise | None, conditioned: bool, name: str
-) -> float | None:
-    """Noise to be told to a model, as a part of the range."""
+def _sigma(options: argparse.Namespace, kind: Noise | None) -> float | str:
+    """Noise to be told to a model, as a part of the range, or "auto"."""
+    from snowmelt.levels import AUTO
     from snowmelt.noise import Gaussian
 
-    if not conditioned:
-        return None
-    if options.sigma is not None:
-        return float(options.sigma) / 255
-    if isinstance(kind, Gaussian):
-        return kind.sigma
-    raise UserError(f"{name} asks for the noise level; say it in levels of 255: --sigma")
+    if options.sigma is None:
+        return kind.sigma if isinstance(kind, Gaussian) else AUTO
+    try:
+        return AUTO if options.sigma == AUTO else float(options.sigma) / 255
+    except ValueError as error:
+        raise UserError(
+            f"--sigma {options.sigma}: expected a level of 255, such as 25, or {AUTO}"
+        ) from error
 
 
-def _function(network: Any, sigma: float | None) -> Denoise:
+def _function(network: Any, sigma: float | str) -> Denoise:
     return lambda picture: network(
         picture,
         value_range=(0, 1),

@@ -1,0 +1,239 @@
+"""How strong the noise is, and where: said by a person, or measured on the image before it is denoised.
+
+Levels are standard deviations as parts of the range from black to white. With photons the variance is a
+straight line over the brightness (Foi et al., 2008), and the level a map; the brightness is then the image's
+own, smoothed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from snowmelt import diagnosis, noise, tiles
+from snowmelt.diagnosis import CLEAN, LARGEST_RATIO, UNEVEN, Curve, Plane
+from snowmelt.errors import UserError
+from snowmelt.images.base import Array, Image
+from snowmelt.tiles import Window
+
+Picture: TypeAlias = NDArray[np.float32]
+
+AUTO = "auto"
+# Of the blur that makes a brightness of noisy values: standard deviation and radius in pixels. 50 of them
+# count, so photons at a tenth of 30 at white leave 8 percent of the level uncertain.
+BLUR, BLUR_REACH = 2.0, 6
+# Of larger images, so many pieces of such a side along each axis are measured.
+PIECES, SIDE = 4, 160
+# Correlation between neighbours: texture that is taken for noise has more, noise on texture less. Measured on
+# clean photographs, BSD68 and CBSD68, and on the same with noise; docs/denoise.md has the figures.
+TEXTURE = 0.29
+FLATTEST_TOO = 1.1  # times what the flattest blocks of 16 x 16 hold
+
+
+@dataclass(frozen=True)
+class Line:
+    """The variance of each channel is ``gain * brightness + floor``, at least 0."""
+
+    gain: tuple[float, ...]
+    floor: tuple[float, ...]
+    estimated: bool = False
+
+    @property
+    def reach(self) -> int:
+        """How many pixels away the level of a pixel depends on others."""
+        return BLUR_REACH if any(self.gain) else 0
+
+    def is_zero(self, channels: slice) -> bool:
+        """Whether there is nothing to be taken away from these channels."""
+        return not any(self.gain[channels]) and not any(self.floor[channels])
+
+    def over(self, seen: Picture, channels: slice, row: Window, column: Window) -> Picture:
+        """Level (h, w) of a window (h, w, C) that shows these channels: the root mean square of theirs."""
+        del row, column
+        return self.on(seen, channels)
+
+    def on(self, seen: Picture, channels: slice = slice(None)) -> Picture:
+        """Level (h, w) of a noisy picture (h, w, C) of these channels."""
+        gain, floor = (np.array(part[channels], np.float32) for part in (self.gain, self.floor))
+        if not gain.any():
+            return np.full(seen.shape[:2], math.sqrt(floor.mean()), np.float32)
+        variance = np.maximum(gain * np.maximum(_blurred(seen), 0) + floor, 0)
+        return np.sqrt(variance.mean(axis=2, dtype=np.float32))
+
+    def __str__(self) -> str:
+        if self.is_zero(slice(None)):
+            return "no noise that can be told from fine detail; left as it is (--sigma LEVEL denoises it)"
+        black, white = (
+            255 * math.sqrt(np.maximum(np.array(self.gain) * value + self.floor, 0).mean())
+            for value in (0, 1)
+        )
+        text = f"noise level {white:.3g} of 255"
+        if any(self.gain):
+            text = f"noise level {black:.3g} of 255 in black, {white:.3g} in white"
+        return f"{text} (estimated)" if self.estimated else text
+
+
+def _blurred(picture: Picture) -> Picture:
+    from scipy.ndimage import gaussian_filter
+
+    blurred: Picture = gaussian_filter(
+        picture, (BLUR, BLUR, 0), mode="nearest", radius=(BLUR_REACH, BLUR_REACH, 0)
+    )
+    return blurred
+
+
+@dataclass(frozen=True)
+class Map:
+    """The level of each pixel, (H, W)."""
+
+    levels: Picture
+    reach = 0
+
+    def is_zero(self, channels: slice) -> bool:
+        """Whether there is nothing to be taken away anywhere."""
+        del channels
+        return not self.levels.any()
+
+    def over(self, seen: Picture, channels: slice, row: Window, column: Window) -> Picture:
+        """Level (h, w) of a window."""
+        del seen, channels
+        return tiles.cut(self.levels[row.start : row.stop], row, column)
+
+
+Level: TypeAlias = Line | Map
+Noise: TypeAlias = float | str | ArrayLike
+
+
+def check(given: Noise) -> None:
+    """Refuse what says no level, before an image is there; see `find`."""
+    if isinstance(given, str):
+        if given != AUTO:
+            _parse(given, 1)
+        return
+    try:
+        good = bool(np.all((np.asarray(given) >= 0) & np.isfinite(given)))
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise UserError(
+            f"a noise level of {given}: expected 0 or more, {AUTO!r}, or a kind of noise such as "
+            "'poisson:30'"
+        )
+
+
+def find(given: Noise, image: Image, low: float, high: float) -> Level:
+    """The level for an image whose black is ``low`` and whose white is ``high``.
+
+    Args:
+        given: A part of the range; or one for each pixel, in a shape that goes with (H, W); or "auto", to
+            measure it on the image; or noise as `snowmelt.noise.parse` reads it, of a kind whose variance
+            is a line over the brightness.
+
+    Raises:
+        UserError: It is none of these, or "auto" and the image is too small.
+    """
+    check(given)
+    layout = image.layout
+    colours = layout.channels - layout.alpha
+    if isinstance(given, str):
+        return estimate(image, low, high) if given == AUTO else _parse(given, colours)
+    levels = np.asarray(given, np.float32)
+    if levels.ndim == 0:
+        return Line((0.0,) * colours, (float(levels) ** 2,) * colours)
+    try:
+        return Map(np.broadcast_to(levels, (layout.height, layout.width)))
+    except ValueError as error:
+        raise UserError(
+            f"noise levels of shape {levels.shape}: expected one number, or a shape that goes with that of "
+            f"the image, {layout.height} x {layout.width}"
+        ) from error
+
+
+def _parse(text: str, colours: int) -> Line:
+    kind: Any = noise.parse(text)
+    if not isinstance(kind, noise.Gaussian | noise.Poisson | noise.PoissonGaussian):
+        raise UserError(
+            f"noise {text!r}: models are told a level; expected gaussian, poisson or poisson-gaussian"
+        )
+    sigma, peak = getattr(kind, "sigma", 0.0), getattr(kind, "peak", math.inf)
+    return Line((1 / peak,) * colours, (sigma**2,) * colours)
+
+
+def estimate(image: Image, low: float, high: float) -> Line:
+    """Measure the level of each channel on pieces that are spread over the plane in the middle.
+
+    Zero where noise cannot be told from fine texture, so that a clean image is left alone.
+
+    Raises:
+        UserError: The image is too small, or holds too little that is finite.
+    """
+    try:
+        return of_pixels(_sample(image), low, high)
+    except UserError as error:
+        raise UserError(f"{error}; or say the level: --sigma, in Python sigma=") from error
+
+
+def of_pixels(pixels: Array, low: float, high: float) -> Line:
+    """Measure the level of each channel of pixels (H, W, C), as `estimate` does."""
+    span = high - low
+    visible = _visible(pixels, span)
+    lines = [
+        _measured(diagnosis.as_plane(pixels[..., channel]), visible)
+        for channel in range(pixels.shape[-1])
+    ]
+    gains = tuple(gain / span for gain, _ in lines)
+    # Below 0 the fit says no more than that there is little read noise.
+    floors = tuple(max(0.0, gain * low + floor) / span**2 for gain, floor in lines)
+    return Line(gains, floors, estimated=True)
+
+
+def _sample(image: Image) -> Array:
+    """Pieces (h, w, C) of the plane in the middle, each row of the image read once; without opacity."""
+    layout = image.layout
+    across = np.concatenate([np.arange(*piece) for piece in _pieces(layout.width)])
+    bands = [
+        image.read_rows(layout.planes // 2, start, stop)[:, across]
+        for start, stop in _pieces(layout.height)
+    ]
+    return np.concatenate(bands)[..., : layout.channels - layout.alpha]
+
+
+def _pieces(length: int) -> Sequence[tuple[int, int]]:
+    """The whole, or pieces evenly spread."""
+    if length <= PIECES * SIDE:
+        return [(0, length)]
+    starts = (round((length - SIDE) * place / (PIECES - 1)) for place in range(PIECES))
+    return [(start, start + SIDE) for start in starts]
+
+
+def _visible(sample: Array, span: float) -> float:
+    """The range in which noise is seen: of more than 8 bits, few images use all."""
+    if sample.dtype.itemsize == 1:
+        return span
+    finite = sample[np.isfinite(sample)].astype(np.float64)
+    return min(span, float(np.ptp(finite))) if finite.size else span
+
+
+def _measured(plane: Plane, span: float) -> tuple[float, float]:
+    """Gain and floor of the variance, in the image's units."""
+    limits = diagnosis.find_limits(plane)
+    curve = diagnosis.measure_curve(plane, limits)
+    if curve.level < CLEAN * span:
+        return 0.0, 0.0
+    spectrum = diagnosis.measure_spectrum(plane, limits, curve)
+    if spectrum.uneven > UNEVEN and (spectrum.down + spectrum.across) / 2 > TEXTURE:
+        return 0.0, 0.0
+    if _counts_photons(curve) and not spectrum.correlated:
+        return curve.gain[0], curve.floor[0]
+    # Noise is in the flattest blocks as elsewhere; what is not there was texture.
+    level = min(curve.sigma, FLATTEST_TOO * spectrum.level)
+    return 0.0, level**2 if level > CLEAN * span else 0.0
+
+
+def _counts_photons(curve: Curve) -> bool:
+    return curve.dependent and curve.gain[0] > 0 and curve.sigma < LARGEST_RATIO * curve.level

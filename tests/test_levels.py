@@ -1,0 +1,159 @@
+import numpy as np
+import pytest
+
+from snowmelt import diagnosis, levels, modelfile, noise
+from snowmelt.cli import main
+from snowmelt.denoiser import Denoiser, load
+from snowmelt.errors import UserError
+from snowmelt.images import read, write
+from snowmelt.images.base import Image, Layout
+from snowmelt.models import UNet
+
+
+class Pixels(Image):
+    """An array (P, H, W, C) that remembers which rows were read."""
+
+    def __init__(self, array):
+        self.array, self.reads = array, []
+        self.layout = Layout(array.shape, "ZYXS", array.dtype)
+
+    def read_rows(self, plane, start, stop):
+        self.reads.append((plane, start, stop))
+        return self.array[plane, start:stop]
+
+
+def scene(height=320, width=320):
+    """Smooth shades with edges, 0.1 to 0.9."""
+    y, x = np.mgrid[:height, :width] / 160
+    return 0.5 + 0.25 * np.sin(3 * x + y) + 0.15 * np.sign(np.sin(5 * y - 2 * x))
+
+
+def estimated(picture, low=0, high=255):
+    return levels.estimate(Pixels(picture.reshape(1, *picture.shape[:2], -1)), low, high)
+
+
+def in_8_bits(picture):
+    return np.clip(np.rint(255 * picture), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("sigma", [2, 5, 15, 30, 60])
+def test_known_noise_is_found_within_10_percent(sigma):
+    noisy = in_8_bits(scene() + np.random.default_rng(0).normal(0, sigma / 255, (320, 320)))
+    level = estimated(noisy)
+    assert level.gain == (0,)
+    assert 255 * level.floor[0] ** 0.5 == pytest.approx(sigma, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_clean_image_has_none(dtype):
+    picture = scene()
+    if dtype != np.float32:
+        picture = np.rint(picture * np.iinfo(dtype).max)
+    high = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    level = estimated(picture.astype(dtype), 0, high)
+    assert level.is_zero(slice(None))
+    assert "no noise" in str(level)
+
+
+def test_fine_texture_is_not_called_noise():
+    # Patches of unequal strength, neighbours alike: what gravel or foliage look like.
+    random = np.random.default_rng(0)
+    fine = random.normal(0, 1, (321, 321))
+    fine = fine[1:, 1:] + 0.5 * (fine[:-1, 1:] + fine[1:, :-1])
+    strength = np.kron(random.uniform(6, 40, (20, 20)), np.ones((16, 16)))
+    texture = in_8_bits(0.5 + fine * strength / 255)
+    assert diagnosis.estimate_sigma(texture) > 2
+    assert estimated(texture).is_zero(slice(None))
+
+
+def test_12_bits_in_a_file_of_16_are_measured_as_12():
+    noisy = np.clip(
+        4095 * (scene() + np.random.default_rng(0).normal(0, 0.02, (320, 320))), 0, None
+    )
+    level = estimated(noisy.astype(np.uint16), 0, 65535)
+    assert 65535 * level.floor[0] ** 0.5 == pytest.approx(0.02 * 4095, rel=0.1)
+
+
+def test_each_channel_has_its_own_level():
+    random = np.random.default_rng(0)
+    sigmas = (0, 10, 25)
+    noisy = np.stack([scene() + random.normal(0, sigma / 255, (320, 320)) for sigma in sigmas], -1)
+    level = estimated(in_8_bits(noisy))
+    assert [255 * floor**0.5 for floor in level.floor] == pytest.approx(sigmas, rel=0.1)
+    assert [level.is_zero(slice(index, index + 1)) for index in range(3)] == [True, False, False]
+    seen = np.zeros((4, 4, 3), np.float32)
+    whole = 255 * level.over(seen, slice(0, 3), None, None)
+    np.testing.assert_allclose(whole, (725 / 3) ** 0.5, rtol=0.1)
+
+
+@pytest.mark.parametrize("offset", [0, 100])
+def test_photons_are_found_as_a_map(offset):
+    noisy = noise.PoissonGaussian(40, 4 / 255)(scene(), np.random.default_rng(0))
+    # Black at ``offset`` of a camera's counts, white 1000 above it.
+    level = estimated((1000 * noisy + offset).astype(np.float32), offset, offset + 1000)
+    assert level.gain[0] == pytest.approx(1 / 40, rel=0.25)
+    for value in (0.2, 0.5, 0.8):
+        flat = np.full((20, 20, 1), value, np.float32)
+        found = level.over(flat, slice(0, 1), None, None)
+        np.testing.assert_allclose(found, (value / 40 + (4 / 255) ** 2) ** 0.5, rtol=0.1)
+    assert "in black" in str(level)
+
+
+def test_of_a_large_image_a_few_bands_are_read():
+    picture = np.zeros((3, 5000, 700, 1), np.uint8)
+    picture += np.rint(np.random.default_rng(0).normal(100, 6, picture.shape[1:])).astype(np.uint8)
+    image = Pixels(picture)
+    level = levels.estimate(image, 0, 255)
+    assert 255 * level.floor[0] ** 0.5 == pytest.approx(6, rel=0.05)
+    assert {plane for plane, *_ in image.reads} == {1}
+    assert sum(stop - start for _, start, stop in image.reads) == 640
+    assert (image.reads[0][1], image.reads[-1][2]) == (0, 5000)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "unet.onnx"
+    network = UNet([8, 8], [1, 1])
+    modelfile.write(path, network, modelfile.make_header(network, value_range=(0, 1)))
+    return path
+
+
+def test_a_clean_picture_comes_back_bit_for_bit(model):
+    denoise = load(model, device="cpu")
+    assert isinstance(denoise, Denoiser)
+    clean = in_8_bits(scene())
+    np.testing.assert_array_equal(denoise(clean), clean)
+    assert (denoise(clean, sigma=25) != clean).any()
+    np.testing.assert_array_equal(denoise(clean, sigma=0), clean)
+    noisy = in_8_bits(scene() + np.random.default_rng(0).normal(0, 0.1, clean.shape))
+    assert (denoise(noisy) != noisy).any()
+    np.testing.assert_array_equal(denoise(np.zeros((40, 40))), 0)
+
+
+def test_the_command_line_says_the_level_it_used(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write("clean.png", in_8_bits(scene()))
+    write("noisy.png", in_8_bits(scene() + np.random.default_rng(0).normal(0, 0.1, (320, 320))))
+
+    def said(*options):
+        arguments = ["--model", str(model), "--force", *options]
+        assert main(["denoise", "clean.png", "noisy.png", *arguments]) == 0
+        return capsys.readouterr().err
+
+    text = said()
+    assert "clean.png: no noise that can be told from fine detail; left as it is" in text
+    assert "noisy.png: noise level 2" in text
+    assert "of 255 (estimated)" in text
+    np.testing.assert_array_equal(read("clean_denoised.png"), read("clean.png"))
+    assert "noisy.png: noise level 25 of 255\n" in said("--sigma", "25")
+    assert "level 5 of 255 in black, 46.8 in white\n" in said("--noise", "poisson-gaussian:30:5")
+    assert said("--quiet") == ""
+    for options, words in (
+        (["--sigma", "much"], "--sigma much: expected a level .* such as 25, or auto"),
+        (["--sigma", "25", "--noise", "poisson:30"], "say the same thing; leave one out"),
+        (["--noise", "speckle:1"], "expected gaussian, poisson or poisson-gaussian"),
+        (["--sigma", "-3"], "expected 0 or more"),
+    ):
+        assert main(["denoise", "noisy.png", "--model", str(model), *options]) == 2
+        with pytest.raises(UserError, match=words):
+            raise UserError(capsys.readouterr().err)
