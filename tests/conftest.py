@@ -36,3 +36,11 @@ def photo(tmp_path: Path) -> Path:
     ramp = np.linspace(0, 255, 60 * 90).reshape(60, 90).astype(np.uint8)
     Image.fromarray(np.stack([ramp, ramp // 2, 255 - ramp], axis=-1)).save(path)
     return path
+
+
+def data_folder() -> Path:
+    """The folder of real images, which is no part of the project; skips the test where it is not there."""
+    found = Path(os.environ.get("SNOWMELT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not found.is_dir():
+        pytest.skip(f"no real images in {found}; SNOWMELT_DATA names their folder")
+    return found

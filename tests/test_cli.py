@@ -9,6 +9,7 @@ import pytest
 from snowmelt import training
 from snowmelt.cli import main
 from snowmelt.recipe import read
+from snowmelt.samples import Batch
 
 
 def run(*arguments: object) -> int:
@@ -82,9 +83,9 @@ def test_ctrl_c_leaves_a_usable_run_and_says_how_to_go_on(
 
     ordinary = training.Run.step
 
-    def step(self: training.Run) -> tuple[float, int]:
+    def step(self: training.Run, batch: Batch) -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        return ordinary(self)
+        ordinary(self, batch)
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patched:

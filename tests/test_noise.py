@@ -101,3 +101,40 @@ def test_what_is_wrong_is_said(text, words):
 
 def test_every_kind_says_its_form():
     assert list(noise.FORMS) == [text.partition(":")[0] for text in TEXTS]
+
+
+def test_ranges_are_drawn_evenly_and_sums_add_up():
+    rng = np.random.default_rng(0)
+    drawn = [noise.draw(noise.parse("gaussian:10-40"), rng) for _ in range(400)]
+    levels = np.array([each.sigma * 255 for each in drawn])
+    assert levels.min() >= 10
+    assert levels.max() <= 40
+    assert np.mean(levels) == pytest.approx(25, abs=1.5)  # standard error 0.43
+    both = noise.parse("poisson:30-60 + gaussian:5")
+    assert str(both) == "poisson:30-60+gaussian:5"
+    assert not noise.is_fixed(both)
+    fixed = noise.draw(both, rng)
+    assert noise.is_fixed(fixed)
+    assert noise.is_fixed(noise.parse("gaussian:1e-3"))
+    assert 30 <= fixed.parts[0].peak <= 60
+    with pytest.raises(UserError, match="from low to high"):
+        noise.parse("gaussian:40-10")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["gaussian:25", "poisson:30", "poisson-gaussian:30:5", "speckle:0.2", "poisson:30+gaussian:5"],
+)
+def test_the_level_is_the_standard_deviation(text):
+    kind = noise.parse(text)
+    for value in (0.2, 0.7):
+        clean = np.full((300, 300), value, np.float32)
+        found = kind(clean, np.random.default_rng(1)) - clean
+        told = np.broadcast_to(noise.level(kind, clean), clean.shape)
+        assert found.std() == pytest.approx(told[0, 0], rel=0.02)  # of 90,000 values: 0.24%
+
+
+def test_salt_and_pepper_has_no_level():
+    clean = np.full((4, 4), 0.5, np.float32)
+    assert noise.level(noise.parse("salt-and-pepper:0.1"), clean) is None
+    assert noise.level(noise.parse("gaussian:5+salt-and-pepper:0.1"), clean) is None

@@ -17,9 +17,11 @@ import pytest
 import torch
 
 from snowmelt import looks, modelfile, training
+from snowmelt.data import read_dataset
 from snowmelt.errors import UserError
 from snowmelt.recipe import Optimizer, Recipe, from_dict
-from snowmelt.training import Run, Stack, batch_of, learning_rate, resume, train
+from snowmelt.samples import Batch, Share
+from snowmelt.training import Run, resume, train
 
 from .conftest import write_pairs
 
@@ -53,12 +55,12 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Press Ctrl-C in the middle of that step."""
     ordinary, taken = Run.step, 0
 
-    def step(run: Run) -> tuple[float, int]:
+    def step(run: Run, batch: Batch) -> None:
         nonlocal taken
         taken += 1
         if taken == steps:
             os.kill(os.getpid(), signal.SIGINT)
-        return ordinary(run)
+        ordinary(run, batch)
 
     monkeypatch.setattr(Run, "step", step)
 
@@ -69,55 +71,6 @@ def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     if "photo" not in request.fixturenames:
         for name in ("draw_epoch", "draw_pair", "draw_curves"):
             monkeypatch.setattr(training.figures, name, lambda *_: None)
-
-
-# --- batches
-
-
-def stack(count: int) -> Stack:
-    noisy = torch.arange(count, dtype=torch.float32)[:, None, None, None].expand(count, 1, 6, 9)
-    return Stack(noisy, noisy + 1)
-
-
-def test_an_epoch_passes_over_every_picture_once_and_drops_none() -> None:
-    recipe = from_dict({"training": {"batch": 3}})
-    pairs = stack(8)
-    epochs = [
-        [batch_of(pairs, recipe, step)[0][:, 0, 0, 0] for step in range(first, first + 3)]
-        for first in (0, 3)
-    ]
-    assert [len(batch) for batch in epochs[0]] == [3, 3, 2]
-    orders = [torch.cat(batches).tolist() for batches in epochs]
-    assert sorted(orders[0]) == sorted(orders[1]) == list(range(8))
-    assert orders[0] != orders[1]
-
-
-def test_patches_fit_noisy_and_clean_alike_and_vary() -> None:
-    ramp = torch.arange(54, dtype=torch.float32).reshape(1, 1, 6, 9).repeat(4, 1, 1, 1)
-    pairs, corners = Stack(ramp, ramp + 100), set()
-    recipe = from_dict({"training": {"batch": 2, "patch": 4}})
-    for step in range(40):
-        noisy, clean = batch_of(pairs, recipe, step)
-        assert noisy.shape == (2, 1, 4, 4)
-        assert torch.equal(noisy + 100, clean)
-        corners.add(float(noisy[0, 0, 0, 0]))
-    assert min(corners) == 0  # top left
-    assert max(corners) == 2 * 9 + 5  # bottom right
-
-
-def test_a_patch_larger_than_a_side_takes_that_side_whole() -> None:
-    noisy, _ = batch_of(stack(4), from_dict({"training": {"patch": 7}}), 0)
-    assert noisy.shape[2:] == (6, 7)
-
-
-# --- learning rate
-
-
-def test_the_schedules() -> None:
-    assert learning_rate(Optimizer(lr=0.5), 0.9) == 0.5
-    cycle = Optimizer(lr=1.0, schedule="one-cycle", warmup=0.25)
-    found = [learning_rate(cycle, progress) for progress in (0, 0.125, 0.25, 0.625, 1)]
-    assert found == pytest.approx([0, 0.5, 1, 0.5, 0])
 
 
 # --- runs
@@ -254,8 +207,8 @@ def test_each_choice_learns(
     run = Run.prepare(recipe, tmp_path / "run", quiet=True)
     assert run.bf16 == (precision == "bf16")
     before = run.score()
-    for _ in range(60):
-        run.step()
+    for step in range(60):
+        run.step(run.samples.batch(step, Share()))
     assert run.score() > before + 1
 
 
@@ -263,8 +216,8 @@ def test_the_score_is_the_mean_of_clipped_psnr(pairs_file: Path, tmp_path: Path)
     from snowmelt.metrics import psnr
 
     run = Run.prepare(small(pairs_file), tmp_path / "run", quiet=True)
-    run.denoise = lambda noisy: (noisy * 1.1).clamp(0, 1)  # type: ignore[method-assign]
-    test = run.dataset.test
+    run.denoise = lambda noisy, _: (noisy * 1.1).clamp(0, 1)  # type: ignore[method-assign]
+    test = read_dataset(pairs_file).test
     expected = np.mean(
         [
             psnr(clean, np.clip(noisy * np.float32(1.1), 0, 1), data_range=1)
@@ -281,9 +234,55 @@ def test_a_rate_that_diverges_is_told_and_the_last_good_state_kept(
     pairs_file: Path, tmp_path: Path
 ) -> None:
     recipe = replace(small(pairs_file), optimizer=Optimizer(name="sgd", lr=1e6))
-    with pytest.raises(UserError, match=r"learning rate of 1e\+06; try a smaller one.*--lr 100000"):
+    with pytest.raises(UserError, match=r"of 1e\+06, and smaller steps.*--lr 100000"):
         train(recipe, tmp_path / "run", quiet=True)
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
+
+
+def test_after_a_loss_that_is_no_number_it_goes_on_from_the_last_good_state(
+    pairs_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run.prepare(small(pairs_file, epochs=4), tmp_path / "run")
+    ordinary, bad = run.loss, [7]
+
+    def loss(batch: Batch) -> torch.Tensor:
+        value = ordinary(batch)
+        if bad and run.state.step == bad[0]:
+            bad.pop()
+            value = value * torch.nan
+        return value
+
+    run.loss = loss  # type: ignore[method-assign]
+    assert run.go()
+    said = capsys.readouterr().err
+    assert "the loss is nan at step 7 (epoch 3)" in said
+    assert "going back to step 6, with steps 0.3 times as large" in said
+    assert [row["epoch"] for row in rows(run.folder)] == [1, 2, 3, 4]
+    assert (run.state.setbacks, run.state.rate_factor) == (1, 0.3)
+    assert run.state.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.3e-3)
+    restored = Run.prepare(run.recipe, run.folder, quiet=True)
+    training.restore(restored.state, run.folder / "last.ckpt", run.recipe)
+    assert restored.state.rate_factor == 0.3
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_muon_and_the_mean_of_weights_resume_exactly(
+    steps: int, pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small(pairs_file)
+    keys = {"name": "muon", "ema": 0.9, "clip": 0.1, "schedule": "trapezoid", "warmup": 0.2}
+    recipe = from_dict({"optimizer": keys, "network": {"widths": [4, 3, 3]}}, base=recipe)
+    train(recipe, tmp_path / "whole", quiet=True)
+    with monkeypatch.context() as patched:
+        stop_after(steps, patched)
+        train(recipe, tmp_path / "stopped", quiet=True)
+    resume(tmp_path / "stopped", quiet=True)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+    models = [
+        modelfile.load_network(tmp_path / name / "model.onnx") for name in ("whole", "stopped")
+    ]
+    assert same(models[0].state_dict(), models[1].state_dict())
+    assert not same(models[0].state_dict(), weights(tmp_path / "whole"))  # the mean is what is kept
 
 
 def test_a_run_is_not_overwritten_unless_forced(pairs_file: Path, tmp_path: Path) -> None:

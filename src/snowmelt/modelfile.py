@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 HEADER_KEY = "snowmelt"
-ARCHITECTURES = ("recipe-cnn", "unet")  # The keys of models.MODELS, which cannot be asked without torch.
+ARCHITECTURES = (
+    "recipe-cnn",
+    "unet",
+)  # The keys of models.MODELS, which cannot be asked without torch.
 CREATED_WITH = f"snowmelt {__version__}"
 INPUTS = ("image", "noise_level")
 OUTPUT = "denoised"

@@ -37,6 +37,7 @@ class RecipeCNN(nn.Module):
 
     architecture: ClassVar[str] = "recipe-cnn"
     multiple: ClassVar[int] = 1
+    conditioned: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -216,6 +217,37 @@ def build(architecture: str, config: dict[str, Any]) -> Network:
         return MODELS[architecture](**config)
     except TypeError as error:
         raise UserError(f"{architecture} cannot be built from {config}: {error}") from error
+
+
+def apply(network: nn.Module, image: Tensor, noise_level: Tensor | None) -> Tensor:
+    """Denoise (B, C, H, W); networks that are told the noise level (B, 1, H, W) are told it."""
+    inner = getattr(network, "module", network)  # of a network that several ranks train together
+    denoised: Tensor = network(image, noise_level) if inner.conditioned else network(image)
+    return denoised
+
+
+def with_channels(network: Network, channels: int) -> Network:
+    """The network for pictures of another number of channels; it begins with each as the mean was.
+
+    Raises:
+        UserError: A plain chain of convolutions, which is made for its channels.
+    """
+    found = network.config["channels"]
+    if found == channels:
+        return network
+    if not isinstance(network, UNet):
+        raise UserError(
+            f"the network to go on from takes pictures of {found} channels; these have {channels}"
+        )
+    other = UNet(**(network.config | {"channels": channels}))
+    state = network.state_dict()
+    head, tail = state["head.weight"], state["tail.weight"]
+    image, level = head.split([4 * found, 4], dim=1)
+    shared = image.unflatten(1, (found, 4)).sum(1) / channels  # (widths[0], 4, 3, 3)
+    state["head.weight"] = torch.cat([shared.repeat(1, channels, 1, 1), level], 1)
+    state["tail.weight"] = tail.unflatten(0, (found, 4)).mean(0).repeat(channels, 1, 1, 1)
+    other.load_state_dict(state)
+    return other
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -5,12 +5,15 @@ protocols do not, and noise that was clipped is no longer of mean zero. (`skimag
 unless it is told not to, and takes a variance: its 0.01 is ``Gaussian(0.1)`` here, "gaussian:25.5".)
 
 As text, noise is a kind and its numbers: "gaussian:25", "poisson:30", "poisson-gaussian:30:5", "speckle:0.2",
-"salt-and-pepper:0.05". Standard deviations are in levels of 255 there, as in the papers.
+"salt-and-pepper:0.05". Standard deviations are in levels of 255 there, as in the papers. Several kinds may be
+added up, "poisson:30+gaussian:5", and for training a number may be a range, "gaussian:0-55", of which each
+picture gets another.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -133,6 +136,89 @@ class SaltAndPepper:
         return f"salt-and-pepper:{self.amount:.6g}"
 
 
+@dataclass(frozen=True)
+class Sum:
+    """Several noises, each put on what the one before left."""
+
+    parts: tuple[Noise, ...]
+
+    def __call__(self, clean: NDArray[Any], rng: np.random.Generator) -> Picture:
+        """See `Noise`."""
+        noisy = clean.astype(np.float32)
+        for part in self.parts:
+            noisy = part(noisy, rng)
+        return noisy
+
+    def __str__(self) -> str:
+        return "+".join(map(str, self.parts))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Noise whose numbers are drawn anew for every picture, evenly between ``low`` and ``high``."""
+
+    make: Callable[..., Noise]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    text: str
+
+    def __post_init__(self) -> None:
+        self.make(*self.low), self.make(*self.high)
+        if any(low > high for low, high in zip(self.low, self.high, strict=True)):
+            raise UserError(f"noise {self.text!r}: expected ranges from low to high, such as 0-55")
+
+    def __call__(self, clean: NDArray[Any], rng: np.random.Generator) -> Picture:
+        """See `Noise`."""
+        return self.draw(rng)(clean, rng)
+
+    def draw(self, rng: np.random.Generator) -> Noise:
+        """One of them."""
+        return self.make(*(float(number) for number in rng.uniform(self.low, self.high)))
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def is_fixed(noise: Noise) -> bool:
+    """Whether all numbers are given, none of them as a range."""
+    if isinstance(noise, Sum):
+        return all(map(is_fixed, noise.parts))
+    return not isinstance(noise, Drawn)
+
+
+def draw(noise: Noise, rng: np.random.Generator) -> Noise:
+    """The noise for one picture, with numbers where ranges were."""
+    if isinstance(noise, Sum):
+        return Sum(tuple(draw(part, rng) for part in noise.parts))
+    return noise.draw(rng) if isinstance(noise, Drawn) else noise
+
+
+def level(noise: Noise, clean: NDArray[Any]) -> float | Picture | None:
+    """Standard deviation of fixed noise on a clean image, one or one for each value; None: it has none.
+
+    Of a sum, the root of the sum of squares, as if each part were put on the clean image.
+    """
+    match noise:
+        case Gaussian(sigma):
+            return sigma
+        case Poisson(peak):
+            return np.sqrt(_photons(clean) / np.float32(peak))
+        case PoissonGaussian(peak, sigma):
+            return np.sqrt(_photons(clean) / np.float32(peak) + np.float32(sigma**2))
+        case Speckle(sigma):
+            return np.abs(clean).astype(np.float32) * np.float32(sigma)
+        case Sum(parts):
+            levels = [level(part, clean) for part in parts]
+            known = [each for each in levels if each is not None]
+            squares = sum(np.square(each) for each in known)
+            return np.sqrt(squares, dtype=np.float32) if len(known) == len(levels) else None
+    return None
+
+
+def _photons(clean: NDArray[Any]) -> Picture:
+    return np.clip(clean, 0, None).astype(np.float32)
+
+
 _KINDS: Mapping[str, tuple[Callable[..., Noise], tuple[float, ...]]] = {
     "gaussian": (Gaussian, (LEVELS,)),
     "poisson": (Poisson, (1,)),
@@ -148,17 +234,31 @@ def parse(text: str) -> Noise:
     Raises:
         UserError: An unknown kind, not as many numbers as it takes, or one that makes no sense.
     """
-    name, *numbers = text.strip().lower().split(":")
+    parts = [_parse(part, text) for part in text.strip().lower().split("+")]
+    return parts[0] if len(parts) == 1 else Sum(tuple(parts))
+
+
+def _parse(part: str, text: str) -> Noise:
+    """One kind of noise among those that ``text`` adds up."""
+    name, *numbers = part.strip().split(":")
     if name not in _KINDS:
         raise UserError(f"noise {text!r}: no such kind; {nearest(name, FORMS)}")
     make, units = _KINDS[name]
-    try:
-        values = [float(number) for number in numbers]
-    except ValueError:
-        values = []
-    if len(values) != len(units):
+    ranges = [_range(number) for number in numbers]
+    values = [each for each in ranges if each is not None]
+    if len(values) != len(units) or len(values) != len(ranges):
         raise UserError(f"noise {text!r}: expected {FORMS[name]}")
-    return make(*(value / unit for value, unit in zip(values, units, strict=True)))
+    low, high = (
+        tuple(pair[end] / unit for pair, unit in zip(values, units, strict=True)) for end in (0, 1)
+    )
+    return make(*low) if low == high else Drawn(make, low, high, part.strip())
+
+
+def _range(text: str) -> tuple[float, float] | None:
+    """ "0-55" as its two ends, "25" as twice the same; None for anything else."""
+    number = r"[-+]?(?:\d+\.?\d*|\.\d+|inf|nan)(?:e[-+]?\d+)?"
+    match = re.fullmatch(rf"\s*({number})(?:-({number}))?\s*", text)
+    return (float(match[1]), float(match[2] or match[1])) if match else None
 
 
 def _check(name: str, value: float, *, positive: bool = False) -> None:

@@ -18,11 +18,12 @@ DEFAULTS = ("camera.png", "chelsea.png", "coffee.png")  # of scikit-image's pack
 
 @dataclass(frozen=True)
 class NoisyPhoto:
-    """A picture with its noised twin, each (H, W) float32 in [0, 1]."""
+    """A picture with its noised twin, each (H, W) or (H, W, 3) float32 in [0, 1]; ``level`` of the noise."""
 
     name: str
     noisy: NDArray[np.float32]
     clean: NDArray[np.float32]
+    level: float | NDArray[np.float32] = 0.0
 
 
 def default_photos() -> tuple[str, ...]:
@@ -49,7 +50,7 @@ def read_photos(paths: Sequence[str], *, variance: float, seed: int) -> list[Noi
         clean = read_grey(Path(path), side=SIDE)
         rng = np.random.default_rng((seed, index))
         noisy = random_noise(clean, mode="gaussian", var=variance, clip=True, rng=rng)
-        photos.append(NoisyPhoto(Path(path).stem, noisy.astype(np.float32), clean))
+        photos.append(NoisyPhoto(Path(path).stem, noisy.astype(np.float32), clean, variance**0.5))
     return photos
 
 

@@ -22,61 +22,105 @@ from snowmelt.errors import UserError, nearest
 T = TypeVar("T")
 
 LOSSES = ("mse", "l1")
-OPTIMIZERS = ("adam", "adamw", "sgd")
-SCHEDULES = ("constant", "one-cycle")
+OPTIMIZERS = ("adam", "adamw", "muon", "sgd")
+SCHEDULES = ("constant", "one-cycle", "trapezoid")
+NETWORKS = ("recipe-cnn", "unet")
 PRECISIONS = ("auto", "bf16", "f32")
+KEEP = ("last", "best")
+SELF_SUPERVISIONS = ("auto", "recorrupted", "blind-spot")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True)
 class Data:
-    """Where the pairs come from.
+    """Where the pictures come from: one file of pairs, or files and folders of one's own.
 
     ``source`` is "shapes" (the tutorial's pictures, made here from ``seed``), a path or a URL of an
-    HDF5 file; if ``sha256`` is given, the file must have it.
+    HDF5 file in the tutorial's layout; if ``sha256`` is given, the data must have it.
+
+    Where ``noisy`` or ``clean`` name files, folders or stacks, ``source`` counts for nothing: noisy and clean
+    are pairs; clean alone gets ``noise``, such as "gaussian:0-55", made anew for every sample; noisy and
+    ``noisy_too`` are two takes of the same; noisy alone is learnt from by ``self_supervision``: "recorrupted"
+    for noise of a known level, "blind-spot" for any that differs from pixel to pixel, "auto" the one that the
+    noise calls for. ``held_out`` is the part of the pictures to test on,
+    ``grey`` turns colours to grey, ``range`` are the values that stand for black and white, ``axes`` is as
+    ``snowmelt denoise`` takes it.
     """
 
     source: str = "shapes"
     sha256: str = ""
     seed: int = 0
+    noisy: tuple[str, ...] = ()
+    clean: tuple[str, ...] = ()
+    noisy_too: tuple[str, ...] = ()
+    noise: str = ""
+    self_supervision: str = "auto"
+    held_out: float = 0.1
+    grey: bool = False
+    range: tuple[float, ...] = ()
+    axes: str = ""
+
+    @property
+    def own(self) -> bool:
+        """Whether files or folders are named, and not one HDF5 file of pairs."""
+        return bool(self.noisy or self.clean or self.noisy_too)
 
 
 @dataclass(frozen=True)
 class Network:
-    """The plain chain of convolutions; the last layer is linear with one channel.
+    """What is trained: "recipe-cnn", the plain chain of convolutions (the last layer is linear with one
+    channel), or "unet", with ``widths`` and residual ``blocks`` for each level.
 
     ``start`` is a model file to go on from; the network is then that file's, whatever the other keys say.
     """
 
+    architecture: str = "recipe-cnn"
     widths: tuple[int, ...] = (8, 16, 8, 4)
     kernel_size: int = 3
     activation: str = "relu"
+    blocks: tuple[int, ...] = (2, 2, 2)
     start: str = ""
 
 
 @dataclass(frozen=True)
 class Optimizer:
     """How weights change. ``one-cycle`` rises to ``lr`` over ``warmup`` (a part of all steps), then falls
-    along a cosine to zero; ``constant`` stays at ``lr``."""
+    along a cosine to zero; ``trapezoid`` stays there and falls to zero on a straight line over the last
+    ``decay`` of all steps; ``constant`` stays at ``lr``.
+
+    ``clip`` is the largest norm of a gradient, 0 for any. What is kept is the running mean of the weights
+    that forgets all but a part ``ema`` at each step; 0: the weights themselves.
+    """
 
     name: str = "adam"
     lr: float = 3e-4
     schedule: str = "constant"
     warmup: float = 0.0
+    decay: float = 0.5
+    clip: float = 0.0
+    ema: float = 0.0
 
 
 @dataclass(frozen=True)
 class Training:
     """How long, how many pictures at a time, and what is minimized.
 
-    ``patch`` is the side in pixels of the square cut at random from the pictures of a batch; 0 takes
-    them whole.
+    An epoch is a pass over all pictures, or ``steps`` steps. ``patch`` is the side in pixels of the square
+    cut at random from the pictures of a batch; 0 takes them whole. ``flips`` turns each by one of the eight
+    flips and quarter turns. ``keep`` is "last" or "best", the epoch with the best held-out score; training
+    ends where that is ``patience`` epochs ago, 0: never.
     """
 
     epochs: int = 200
+    steps: int = 0
     batch: int = 8
     patch: int = 0
+    flips: bool = False
+    keep: str = "last"
+    patience: int = 0
     loss: str = "mse"
     precision: str = "auto"
+    device: str = "auto"
     seed: int = 0
 
 
@@ -111,6 +155,10 @@ def _check(recipe: Recipe) -> None:
     for key, value, known in (
         ("training.loss", training.loss, LOSSES),
         ("training.precision", training.precision, PRECISIONS),
+        ("training.device", training.device, DEVICES),
+        ("training.keep", training.keep, KEEP),
+        ("data.self_supervision", recipe.data.self_supervision, SELF_SUPERVISIONS),
+        ("network.architecture", recipe.network.architecture, NETWORKS),
         ("optimizer.name", optimizer.name, OPTIMIZERS),
         ("optimizer.schedule", optimizer.schedule, SCHEDULES),
     ):
@@ -118,7 +166,9 @@ def _check(recipe: Recipe) -> None:
             raise UserError(f"{key} = {value!r} is unknown; {nearest(value, known)}")
     for key, number, least in (
         ("training.epochs", training.epochs, 1),
+        ("training.steps", training.steps, 0),
         ("training.batch", training.batch, 1),
+        ("training.patience", training.patience, 0),
         ("training.patch", training.patch, 0),
         ("training.seed", training.seed, 0),
         ("pictures.every", pictures.every, 1),
@@ -129,6 +179,18 @@ def _check(recipe: Recipe) -> None:
     if not 0 < optimizer.lr < math.inf:
         raise UserError(
             f"optimizer.lr = {optimizer.lr}: expected a number above 0, such as 3e-4 or 1e-2"
+        )
+    for key, number in (("decay", optimizer.decay), ("held_out", recipe.data.held_out)):
+        if not 0 < number <= 1:
+            raise UserError(f"{key} = {number}: expected a part of 1, such as 0.1")
+    if not (0 <= optimizer.ema < 1 and 0 <= optimizer.clip < math.inf):
+        raise UserError(
+            f"optimizer.ema = {optimizer.ema}, clip = {optimizer.clip}: expected 0 (none) or a part of 1, "
+            "such as 0.999, and 0 (none) or a norm, such as 1.0"
+        )
+    if len(recipe.data.range) not in (0, 2):
+        raise UserError(
+            f"data.range = {list(recipe.data.range)}: expected two values, black and white"
         )
     if not 0 <= optimizer.warmup < 1:
         raise UserError(f"optimizer.warmup = {optimizer.warmup}: expected a part of 1, such as 0.3")
@@ -172,7 +234,8 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         return float(value)
     elif type(value) is kind:
         return value
-    expected = {int: "a whole number", float: "a number", str: "a text"}.get(kind, "a list")
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    expected = names.get(kind, "a list")
     raise UserError(f"{where} = {value!r}: expected {expected}")
 
 
@@ -185,6 +248,22 @@ def to_dict(recipe: Recipe) -> dict[str, dict[str, Any]]:
         }
         for name, table in tables.items()
     }
+
+
+def without_folders(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """`to_dict` for a model file that goes to others: files and folders by name, not where they lie here."""
+    tables = to_dict(recipe)
+    for table, key in (
+        ("data", "noisy"),
+        ("data", "clean"),
+        ("data", "noisy_too"),
+        ("pictures", "photos"),
+    ):
+        tables[table][key] = [Path(text).name for text in tables[table][key]]
+    if "://" not in recipe.data.source:
+        tables["data"]["source"] = Path(recipe.data.source).name
+    tables["network"]["start"] = Path(recipe.network.start).name if recipe.network.start else ""
+    return tables
 
 
 def shipped() -> dict[str, str]:

@@ -13,6 +13,7 @@ Shapes: B batch, H height, W width; pictures are (B, 1, H, W) float32 in [0, 1].
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import dataclasses
 import json
@@ -29,58 +30,57 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
-from snowmelt import figures, looks, modelfile
+from snowmelt import figures, looks, modelfile, models, optimizers, parallel, samples, zoo
 from snowmelt import recipe as recipes
-from snowmelt.data import Dataset, Pairs, check_sha256, fetch, is_url, read_dataset
+from snowmelt.data import Dataset, check_sha256, fetch, is_url, read_dataset
 from snowmelt.errors import UserError
 from snowmelt.files import replacing
-from snowmelt.models import RecipeCNN, is_finite, summary
+from snowmelt.models import Network, is_finite, summary
 from snowmelt.photos import NoisyPhoto, read_photos
-from snowmelt.recipe import Optimizer, Recipe
+from snowmelt.recipe import Recipe
+from snowmelt.samples import Ahead, Batch, Samples, Share
 from snowmelt.shapes import write_dataset
 
 PSNR_PROTOCOL = "mean over the pictures of PSNR, output clipped to [0, 1], data range 1"
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 LEFT_BY_A_RUN = (
     "epoch-[0-9]*.png", "epoch-[0-9]*.npz", "pictures.npz", "curves.png", "pair.png", "photos.png",
     "last.ckpt", "model.onnx", "scores.json", "report.html",
 )  # fmt: skip
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mse": functional.mse_loss,
-    "l1": functional.l1_loss,
-}
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Noisy and clean pictures on the device, each (N, 1, H, W) float32."""
-
-    noisy: Tensor
-    clean: Tensor
-
-    @classmethod
-    def of(cls, pairs: Pairs) -> Stack:
-        """Take them over from numpy."""
-        return cls(torch.from_numpy(pairs.noisy)[:, None], torch.from_numpy(pairs.clean)[:, None])
-
-    def __len__(self) -> int:
-        return len(self.noisy)
+LOSSES: dict[str, Callable[..., Tensor]] = {"mse": functional.mse_loss, "l1": functional.l1_loss}
+SMALLER, MOST_SETBACKS = 0.3, 3  # after a loss that is no number
+COUNTERS = (
+    "step", "epoch_loss", "epoch_seconds", "epoch_pictures", "setbacks", "rate_factor", "best", "rows",
+)  # fmt: skip
+Picture = NDArray[np.float32]
 
 
 @dataclass
 class State:
     """All that changes while training; what `last.ckpt` holds."""
 
-    network: RecipeCNN
-    optimizer: torch.optim.Optimizer
+    network: Network
+    optimizers: list[torch.optim.Optimizer]
+    mean: AveragedModel | None = None  # of the weights
     step: int = 0
     epoch_loss: float = 0.0  # sum over the pictures seen in the epoch under way
     epoch_seconds: float = 0.0
+    epoch_pictures: int = 0
+    setbacks: int = 0
+    rate_factor: float = 1.0
+    best: dict[str, Any] = field(default_factory=dict)  # epoch, psnr, network: its weights
     rows: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def result(self) -> Network:
+        """The network that is scored and kept."""
+        return self.network if self.mean is None else self.mean.module  # type: ignore[return-value]
 
 
 def train(recipe: Recipe, folder: Path, *, quiet: bool = False, force: bool = False) -> bool:
@@ -98,25 +98,31 @@ def train(recipe: Recipe, folder: Path, *, quiet: bool = False, force: bool = Fa
             f"{folder} holds a run already; go on with it by --resume, choose another folder, or "
             "replace it with --force"
         )
-    run = Run.prepare(recipe, folder, quiet=quiet)
-    for pattern in LEFT_BY_A_RUN:
-        for old in folder.glob(pattern):
-            old.unlink()
-    recipes.write(run.recipe, folder / "recipe.toml")
-    return run.go()
+    with parallel.ranks() as share:
+        run = Run.prepare(recipe, folder, quiet=quiet, share=share)
+        if run.leads:
+            for pattern in LEFT_BY_A_RUN:
+                for old in folder.glob(pattern):
+                    old.unlink()
+            recipes.write(run.recipe, folder / "recipe.toml")
+        return run.go()
 
 
 def resume(folder: Path, *, quiet: bool = False) -> bool:
     """Go on with the run in ``folder`` from its last state; returns as `train` does.
+
+    The number of ranks may be another than before.
 
     Raises:
         UserError: There is no run, its state is damaged, or its recipe or data are not those it began with.
     """
     if not holds_run(folder):
         raise UserError(f"{folder}: no last.ckpt there, so there is no run to resume")
-    run = Run.prepare(recipes.read(str(folder / "recipe.toml")), folder, quiet=quiet)
-    restore(run.state, folder / "last.ckpt", run.recipe)
-    return run.go()
+    with parallel.ranks() as share:
+        recipe = recipes.read(str(folder / "recipe.toml"))
+        run = Run.prepare(recipe, folder, quiet=quiet, share=share)
+        restore(run.state, folder / "last.ckpt", run.recipe)
+        return run.go()
 
 
 def holds_run(folder: Path) -> bool:
@@ -156,69 +162,46 @@ def prepare_data(recipe: Recipe, folder: Path, *, quiet: bool = False) -> Datase
     return dataset
 
 
-def build_network(recipe: Recipe) -> RecipeCNN:
+def open_samples(recipe: Recipe, folder: Path, *, quiet: bool = False) -> tuple[Samples, str]:
+    """The pictures of a recipe, and their hash."""
+    network = build_network(recipe)
+    chosen = samples.prepare(
+        recipe,
+        lambda: prepare_data(recipe, folder, quiet=quiet),
+        conditioned=network.conditioned,
+        multiple=network.multiple,
+    )
+    sha256 = chosen.sha256
+    if recipe.data.own and recipe.data.sha256:
+        check_sha256(Path(chosen.title), recipe.data.sha256, sha256)
+    return chosen, sha256
+
+
+def build_network(recipe: Recipe, channels: int = 1) -> Network:
     """Make the recipe's network, or load the one that it goes on from; weights depend on the seed alone."""
-    if recipe.network.start:
-        network = modelfile.load_network(Path(recipe.network.start))
-        if not isinstance(network, RecipeCNN) or network.config["channels"] != 1:
-            raise UserError(
-                f"{recipe.network.start}: expected a {RecipeCNN.architecture} of one channel, as the "
-                "pairs have"
-            )
+    network = recipe.network
+    if network.start:
+        return models.with_channels(_start(network.start, channels), channels)
+    config: dict[str, Any] = {"widths": network.widths, "channels": channels}
+    if network.architecture == models.UNet.architecture:
+        config["blocks"] = network.blocks
     else:
-        with torch.random.fork_rng():
-            torch.manual_seed(recipe.training.seed)
-            network = RecipeCNN(
-                recipe.network.widths, recipe.network.kernel_size, recipe.network.activation
-            )
-    # torch's type stubs lack the argument
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        config |= {"kernel_size": network.kernel_size, "activation": network.activation}
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.training.seed)
+        return models.build(network.architecture, config)
 
 
-def make_optimizer(network: nn.Module, optimizer: Optimizer) -> torch.optim.Optimizer:
-    """Make the optimizer; Adam's epsilon is Keras's 1e-7, as in the tutorial."""
-    parameters = network.parameters()
-    if optimizer.name == "sgd":
-        return torch.optim.SGD(parameters, optimizer.lr, momentum=0.9, fused=True)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer.name]
-    return kind(parameters, optimizer.lr, eps=1e-7, fused=True)
-
-
-def learning_rate(optimizer: Optimizer, progress: float) -> float:
-    """The rate at a part ``progress`` (0 to 1) of all steps."""
-    if progress < optimizer.warmup:
-        return optimizer.lr * progress / optimizer.warmup
-    if optimizer.schedule == "constant":
-        return optimizer.lr
-    fallen = (progress - optimizer.warmup) / (1 - optimizer.warmup)
-    return optimizer.lr * (1 + math.cos(math.pi * fallen)) / 2
+def _start(model: str, channels: int) -> Network:
+    network = modelfile.load_network(zoo.find_model(model, channels=channels))
+    assert isinstance(network, Network)
+    return network
 
 
 def noisy_photos(recipe: Recipe) -> list[NoisyPhoto]:
     """The photos that a recipe names, noised."""
     pictures = recipe.pictures
     return read_photos(pictures.photos, variance=pictures.noise_variance, seed=recipe.training.seed)
-
-
-def batch_of(pairs: Stack, recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
-    """The noisy and clean pictures of a step: a function of (seed, step) alone.
-
-    Every epoch passes over every picture once in an order of its own; its last batch may be smaller.
-    """
-    training = recipe.training
-    epoch, position = divmod(step, math.ceil(len(pairs) / training.batch))
-    order = np.random.default_rng((training.seed, 0, epoch)).permutation(len(pairs))
-    chosen = torch.from_numpy(order[position * training.batch :][: training.batch])
-    if training.patch == 0:
-        return pairs.noisy[chosen], pairs.clean[chosen]
-    rng = np.random.default_rng((training.seed, 1, step))
-    rows, columns = (_random_slice(length, training.patch, rng) for length in pairs.noisy.shape[2:])
-    return pairs.noisy[..., rows, columns][chosen], pairs.clean[..., rows, columns][chosen]
-
-
-def _random_slice(length: int, side: int, rng: np.random.Generator) -> slice:
-    start = int(rng.integers(0, max(1, length - side + 1)))
-    return slice(start, min(start + side, length))
 
 
 class Run:
@@ -228,102 +211,172 @@ class Run:
         self,
         recipe: Recipe,
         folder: Path,
-        dataset: Dataset,
+        chosen: Samples,
         photos: list[NoisyPhoto],
         state: State,
-        quiet: bool,
+        *,
+        share: Share = Share(),  # noqa: B008 (frozen)
+        quiet: bool = False,
     ) -> None:
         keep_freed_memory()
-        self.recipe, self.folder, self.dataset, self.photos = recipe, folder, dataset, photos
-        self.state, self.quiet = state, quiet
-        self.pairs, self.held_out = Stack.of(dataset.train), Stack.of(dataset.test)
-        self.loss = LOSSES[recipe.training.loss]
-        self.bf16 = use_bf16(recipe.training.precision)
-        self.steps_per_epoch = math.ceil(len(self.pairs) / recipe.training.batch)
-        self.steps = self.steps_per_epoch * recipe.training.epochs
+        self.recipe, self.folder, self.samples, self.photos = recipe, folder, chosen, photos
+        self.state, self.share = state, share
+        self.leads = share.rank == 0  # the rank that writes and speaks
+        self.quiet = quiet or not self.leads
+        self.device = next(state.network.parameters()).device
+        self.bf16 = use_bf16(recipe.training.precision, self.device)
+        self.error = LOSSES[recipe.training.loss]
+        self.steps = chosen.steps * recipe.training.epochs
+        self.trained: nn.Module = parallel.together(state.network, share)
+        self._good = content(state)
 
     @classmethod
-    def prepare(cls, recipe: Recipe, folder: Path, *, quiet: bool) -> Run:
+    def prepare(
+        cls,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        quiet: bool = False,
+        share: Share = Share(),  # noqa: B008
+    ) -> Run:
         """Read the photos and the data, build the network; the recipe gets the data's hash."""
         photos = noisy_photos(recipe)
-        network = build_network(recipe)
-        dataset = prepare_data(recipe, folder, quiet=quiet)
-        data = dataclasses.replace(recipe.data, sha256=dataset.sha256)
-        state = State(network, make_optimizer(network, recipe.optimizer))
+        chosen, sha256 = open_samples(recipe, folder, quiet=quiet)
+        if photos and chosen.channels != 1:
+            raise UserError(
+                f"pictures.photos are looked at in grey, and these pictures have {chosen.channels} channels; "
+                "leave --photos out"
+            )
+        parallel.check_batches(chosen, share)
+        device = parallel.choose_device(recipe.training.device, share)
+        # torch's type stubs lack the argument
+        network = build_network(recipe, chosen.channels).to(
+            device, memory_format=torch.channels_last
+        )  # type: ignore[call-overload]
+        bf16 = use_bf16(recipe.training.precision, device)
+        keep = recipe.optimizer.ema
+        state = State(
+            network,
+            optimizers.make(network, recipe.optimizer, bf16=bf16),
+            optimizers.averaged(network, keep) if keep else None,
+        )
         folder.mkdir(parents=True, exist_ok=True)
-        return cls(dataclasses.replace(recipe, data=data), folder, dataset, photos, state, quiet)
+        data = dataclasses.replace(recipe.data, sha256=sha256)
+        recipe = dataclasses.replace(recipe, data=data)
+        return cls(recipe, folder, chosen, photos, state, share=share, quiet=quiet)
 
     def go(self) -> bool:
         """Run to the end, or to Ctrl-C; returns whether it came to the end."""
         state = self.state
-        if state.step == 0:
+        if state.step == 0 and self.leads:
             self.introduce()
             self.look()
             self.save()
-        with interrupts() as interrupted, self._progress() as bar:
-            while state.step < self.steps and not interrupted():
+        stopped = False
+        with interrupts() as interrupted, self._batches() as batches, self._progress() as bar:
+            while state.step < self.steps and not (stopped or self.is_over()):
                 began = time.perf_counter()
-                loss, pictures = self.step()
-                state.epoch_loss += loss * pictures
+                self.step(batches(state.step))
+                stopped = parallel.any_of(interrupted(), self.share)
                 state.epoch_seconds += time.perf_counter() - began
-                bar.update()
-                if state.step % self.steps_per_epoch == 0:
+                bar.update(state.step - bar.n)
+                if state.step % self.samples.steps == 0 and state.epoch_pictures:
                     self.end_epoch(bar)
-        self.save()
-        self.export()
-        self._draw_curves()
-        return state.step == self.steps
+        if self.leads:
+            self.save()
+            self.export()
+            self._draw_curves()
+        return state.step == self.steps or self.is_over()
+
+    def is_over(self) -> bool:
+        """Whether the best epoch is so long ago that training ends early."""
+        patience, rows = self.recipe.training.patience, self.state.rows
+        return bool(patience and rows) and rows[-1]["epoch"] - self.state.best["epoch"] >= patience
 
     def introduce(self) -> None:
         """Say what will be trained, and draw what it will see."""
-        test = self.dataset.test
-        _say(self.quiet, summary(self.state.network, *test.noisy.shape[1:]))
-        pair = NoisyPhoto(f"held-out pair of {self.dataset.name}", test.noisy[0], test.clean[0])
-        seen = [looks.Seen(each.name, each.noisy, each.clean) for each in self.pictures()]
+        pictures = self.pictures()
+        height, width = pictures[0].noisy.shape[:2]
+        _say(self.quiet, summary(self.state.network, height, width))
+        seen = [looks.Seen(each.name, each.noisy, each.clean) for each in pictures]
         looks.write_pictures(self.folder, seen)
-        figures.draw_pair(self.folder / "pair.png", pair)
+        first = dataclasses.replace(pictures[0], name=f"{pictures[0].name} of {self.samples.title}")
+        figures.draw_pair(self.folder / "pair.png", first)
         if self.photos:
             figures.draw_photos(self.folder / "photos.png", self.photos)
 
-    def step(self) -> tuple[float, int]:
-        """One step of the optimizer; returns the loss and the number of pictures."""
-        state = self.state
-        noisy, clean = batch_of(self.pairs, self.recipe, state.step)
-        for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe.optimizer, state.step / self.steps)
-        state.optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            denoised = state.network(noisy)
-        loss = self.loss(denoised.float(), clean)
-        value = loss.item()
-        if not math.isfinite(value):
-            epoch, lr = state.step // self.steps_per_epoch + 1, self.recipe.optimizer.lr
-            raise UserError(
-                f"the loss is {value} at step {state.step} (epoch {epoch}) with a learning rate of {lr:g}; "
-                f"try a smaller one, such as --lr {lr / 10:g}. {self.folder} holds the last good state"
-            )
+    def step(self, batch: Batch) -> None:
+        """One step of the optimizers, or back to the last good state."""
+        state, optimizer = self.state, self.recipe.optimizer
+        rate = optimizers.learning_rate(optimizer, state.step / self.steps) * state.rate_factor
+        for each in state.optimizers:
+            each.zero_grad()
+            for group in each.param_groups:
+                group["lr"] = rate
+        loss = self.loss(batch.to(self.device)) * (len(batch) * self.share.ranks / batch.whole)
         loss.backward()  # type: ignore[no-untyped-call]
-        state.optimizer.step()
+        if optimizer.clip:
+            torch.nn.utils.clip_grad_norm_(state.network.parameters(), optimizer.clip)
+        value = parallel.mean(loss.item(), self.share)
+        if not math.isfinite(value):
+            self.go_back(f"the loss is {value}")
+            return
+        for each in state.optimizers:
+            each.step()
+        if state.mean is not None:
+            state.mean.update_parameters(state.network)
         state.step += 1
-        return value, len(noisy)
+        state.epoch_loss += value * batch.whole
+        state.epoch_pictures += batch.whole
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The mean weighted error of a batch."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            denoised = models.apply(self.trained, batch.noisy, batch.level)
+        if batch.weight is None:
+            return self.error(denoised.float(), batch.target)
+        errors = self.error(denoised.float(), batch.target, reduction="none")
+        return (errors * batch.weight).mean()
+
+    def go_back(self, reason: str) -> None:
+        """Return to the last good state and go on with smaller steps; after a few times give up."""
+        state = self.state
+        setbacks, factor = state.setbacks + 1, state.rate_factor * SMALLER
+        epoch, lr = state.step // self.samples.steps + 1, self.recipe.optimizer.lr
+        where = f"{reason} at step {state.step} (epoch {epoch}) with a learning rate of {lr:g}"
+        if setbacks > MOST_SETBACKS:
+            raise UserError(
+                f"{where}, and smaller steps did not help; try a smaller one, such as --lr {lr / 10:g}. "
+                f"{self.folder} holds the last good state"
+            )
+        fill(state, self._good)
+        state.setbacks, state.rate_factor = setbacks, factor
+        _say(
+            self.quiet,
+            f"{where}; going back to step {state.step}, with steps {factor:g} times as large",
+        )
 
     def end_epoch(self, bar: tqdm[None]) -> None:
         """Score on held-out pictures, write the row and the state, look at pictures when it is time."""
         state = self.state
-        epoch = state.step // self.steps_per_epoch
+        epoch = state.step // self.samples.steps
+        if not is_finite(state.network):
+            self.go_back("a weight is no longer a number")
+            return
         row = {
             "epoch": epoch,
             "seconds": round(state.epoch_seconds, 4),
-            "loss": state.epoch_loss / len(self.pairs),
-            "psnr": self.score(),
+            "loss": state.epoch_loss / state.epoch_pictures,
+            "psnr": parallel.of_first(self.score() if self.leads else 0.0, self.share),
         }
-        if not is_finite(state.network):
-            raise UserError(
-                f"a weight is no longer a number after epoch {epoch}; try a smaller --lr than "
-                f"{self.recipe.optimizer.lr:g}. {self.folder} holds the last good state"
-            )
         state.rows.append(row)
-        state.epoch_loss = state.epoch_seconds = 0.0
+        if not state.best or row["psnr"] > state.best["psnr"]:
+            weights = copy.deepcopy(state.result.state_dict())
+            state.best = {"epoch": epoch, "psnr": row["psnr"], "network": weights}
+        state.epoch_loss, state.epoch_seconds, state.epoch_pictures = 0.0, 0.0, 0
+        self._good = content(state)
+        if not self.leads:
+            return
         bar.set_postfix(loss=f"{row['loss']:.5f}", psnr=f"{row['psnr']:.2f} dB")
         if epoch % self.recipe.pictures.every == 0 or state.step == self.steps:
             self.look()
@@ -334,33 +387,47 @@ class Run:
                 )
         self.save()
 
-    def denoise(self, noisy: Tensor) -> Tensor:
-        """Apply the network: (N, 1, H, W) to the same shape, clipped to [0, 1]."""
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            parts = [self.state.network(p) for p in torch.split(noisy, self.recipe.training.batch)]
-        return torch.cat(parts).float().clamp(0, 1)
+    def denoise(self, noisy: Tensor, level: Tensor | None = None) -> Tensor:
+        """Apply the network: (N, C, H, W) to the same shape, clipped to [0, 1]."""
+        inputs = [None if each is None else each.to(self.device) for each in (noisy, level)]
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16),
+        ):
+            denoised = models.apply(self.state.result, *inputs)  # type: ignore[arg-type]
+        return denoised.float().clamp(0, 1).cpu()
 
     def score(self) -> float:
         """Held-out PSNR in dB: the mean over the pictures."""
-        errors = (self.denoise(self.held_out.noisy) - self.held_out.clean).square().mean((1, 2, 3))
+        errors = torch.cat(
+            [
+                (self.denoise(each.noisy, each.level) - each.target).square().mean((1, 2, 3))
+                for each in self.samples.held_out
+            ]
+        )
         return float((-10 * errors.clamp_min(1e-12).log10()).mean())
 
     def look(self) -> None:
         """Draw what the network does now: a held-out pair and the photos."""
-        epoch = self.state.step // self.steps_per_epoch
+        epoch = self.state.step // self.samples.steps
         pictures = self.pictures()
-        denoised = [
-            self.denoise(torch.from_numpy(each.noisy)[None, None])[0, 0].numpy()
-            for each in pictures
-        ]
+        denoised = [self._denoise_picture(each) for each in pictures]
         looks.write_look(self.folder, epoch, denoised)
         triples = [*zip(pictures, denoised, strict=True)]
         figures.draw_epoch(self.folder / f"epoch-{epoch:03d}.png", epoch, triples)
 
+    def _denoise_picture(self, picture: NoisyPhoto) -> Picture:
+        noisy = torch.from_numpy(picture.noisy)
+        noisy = noisy[None, None] if noisy.ndim == 2 else noisy.movedim(-1, 0)[None]
+        level = torch.tensor(picture.level).expand(1, 1, *noisy.shape[2:])
+        return _plain(self.denoise(noisy, level)[0])
+
     def pictures(self) -> list[NoisyPhoto]:
         """What is looked at: a held-out pair and the photos."""
-        test = self.dataset.test
-        return [NoisyPhoto("held-out pair", test.noisy[0], test.clean[0]), *self.photos]
+        first = self.samples.held_out[0]
+        level = 0.0 if first.level is None else first.level[0].numpy()
+        pair = NoisyPhoto("held-out pair", _plain(first.noisy[0]), _plain(first.target[0]), level)
+        return [pair, *self.photos]
 
     def save(self) -> None:
         """Write the log and then the state; after a crash between the two, the state counts."""
@@ -371,20 +438,42 @@ class Run:
 
     def export(self) -> None:
         """Write the model file."""
-        score = {"metric": "PSNR, dB", "value": self.score(), "protocol": PSNR_PROTOCOL}
+        chosen, network = self.samples, self.state.result
+        value = self.score()
+        if self.recipe.training.keep == "best" and self.state.best:
+            network, value = copy.deepcopy(network), self.state.best["psnr"]
+            network.load_state_dict(self.state.best["network"])
+        score = {"metric": "PSNR, dB", "value": value, "protocol": PSNR_PROTOCOL}
+        count = sum(len(each) for each in chosen.held_out)
         header = modelfile.make_header(
-            self.state.network,
-            recipe=recipes.to_dict(self.recipe),
-            data=[{"name": self.dataset.name, "sha256": self.dataset.sha256}],
-            scores=[
-                score | {"data": f"{len(self.held_out)} held-out pictures of {self.dataset.name}"}
-            ],
+            network,
+            recipe=recipes.without_folders(self.recipe),
+            data=chosen.data,
+            noise=chosen.noise or None,
+            value_range=chosen.value_range,
+            scores=[score | {"data": f"{count} held-out pictures of {chosen.title}"}],
         )
-        modelfile.write(self.folder / "model.onnx", self.state.network, header)
+        modelfile.write(self.folder / "model.onnx", network, header)
 
     def _draw_curves(self) -> None:
         if self.state.rows:
             figures.draw_curves(self.folder / "curves.png", self.state.rows)
+
+    @contextmanager
+    def _batches(self) -> Iterator[Callable[[int], Batch]]:
+        """Batches by step; those that take time to make are made ahead."""
+
+        def make(step: int) -> Batch:
+            return self.samples.batch(step, self.share)
+
+        if not self.samples.slow:
+            yield make
+            return
+        ahead = Ahead(make, threads=1 if self.device.type == "cpu" else 4)
+        try:
+            yield ahead.batch
+        finally:
+            ahead.close()
 
     def _progress(self) -> tqdm[None]:
         return tqdm(
@@ -396,28 +485,46 @@ class Run:
         )
 
 
+def _plain(picture: Tensor) -> Picture:
+    """(C, H, W) as a picture to look at: (H, W, 3) where it is colour, else its first channel (H, W)."""
+    return picture.movedim(0, -1).numpy() if len(picture) == 3 else picture[0].numpy()
+
+
+def content(state: State) -> dict[str, Any]:
+    """A copy of a state as plain values."""
+    values = {name: getattr(state, name) for name in COUNTERS} | {
+        "network": state.network.state_dict(),
+        "optimizers": [each.state_dict() for each in state.optimizers],
+        "mean": None if state.mean is None else state.mean.state_dict(),
+    }
+    return copy.deepcopy(values)
+
+
+def fill(state: State, values: dict[str, Any]) -> None:
+    """Put a state back to what `content` gave."""
+    values = copy.deepcopy(values)
+    state.network.load_state_dict(values["network"])
+    for each, known in zip(state.optimizers, values["optimizers"], strict=True):
+        each.load_state_dict(known)
+    if state.mean is not None:
+        state.mean.load_state_dict(values["mean"])
+    for name in COUNTERS:
+        setattr(state, name, values[name])
+
+
 def store(state: State, path: Path, recipe: Recipe) -> None:
     """Write the resumable state, atomically."""
-    content = {
-        "format": STATE_FORMAT,
-        "recipe": recipes.to_dict(recipe),
-        "network": state.network.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-        "step": state.step,
-        "epoch_loss": state.epoch_loss,
-        "epoch_seconds": state.epoch_seconds,
-        "rows": state.rows,
-    }
+    values = {"format": STATE_FORMAT, "recipe": recipes.to_dict(recipe), **content(state)}
     with replacing(path) as part:
-        torch.save(content, part)
+        torch.save(values, part)
 
 
 def restore(state: State, path: Path, recipe: Recipe) -> None:
     """Read a resumable state back; ``weights_only`` keeps a stranger's file from running code."""
     try:
         with warnings.catch_warnings(action="error"):
-            content: dict[str, Any] = torch.load(path, weights_only=True)
-        form, known = content["format"], content["recipe"]
+            values: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        form, known = values["format"], values["recipe"]
     except Exception as error:  # a damaged pickle fails in every way there is
         raise UserError(
             f"{path}: not a state that a run can resume from ({error}); train anew with --force"
@@ -429,10 +536,7 @@ def restore(state: State, path: Path, recipe: Recipe) -> None:
             f"{path.parent}: recipe.toml is not the one this run began with; put it back, or train anew "
             "into another folder"
         )
-    state.network.load_state_dict(content["network"])
-    state.optimizer.load_state_dict(content["optimizer"])
-    for name in ("step", "epoch_loss", "epoch_seconds", "rows"):
-        setattr(state, name, content[name])
+    fill(state, values)
 
 
 @contextmanager
@@ -457,10 +561,14 @@ def interrupts() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def use_bf16(precision: str) -> bool:
-    """Whether to compute in bfloat16; "auto" does where the processor has instructions for it."""
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """Whether to compute in bfloat16; "auto" does where the hardware has instructions for it."""
     if precision != "auto":
         return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
     from openvino import Core
 
     return "BF16" in Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

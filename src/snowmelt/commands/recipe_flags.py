@@ -19,20 +19,27 @@ RECIPE_FLAGS = {
         "data.source",
         "'shapes', or path or URL of an HDF5 file with train_ns, train_gt, test_ns, test_gt",
     ),
+    "--noisy": ("data.noisy", "your noisy pictures: files, folders, stacks"),
+    "--clean": ("data.clean", "clean ones: of each noisy one, or alone together with --noise"),
+    "--noisy-too": ("data.noisy_too", "a second noisy take of each noisy one"),
+    "--noise": ("data.noise", "noise to put on clean pictures, such as gaussian:0-55"),
     "--sha256": ("data.sha256", "SHA-256 that the data file must have"),
+    "--architecture": ("network.architecture", "recipe-cnn or unet"),
     "--widths": ("network.widths", "channels of each hidden layer"),
     "--kernel-size": ("network.kernel_size", "side of the kernels, odd"),
     "--activation": ("network.activation", "relu, sigmoid or linear"),
     "--from": ("network.start", "model file to go on from"),
-    "--optimizer": ("optimizer.name", "adam, adamw or sgd"),
+    "--optimizer": ("optimizer.name", "adam, adamw, muon or sgd"),
     "--lr": ("optimizer.lr", "learning rate"),
-    "--schedule": ("optimizer.schedule", "constant or one-cycle"),
+    "--schedule": ("optimizer.schedule", "constant, one-cycle or trapezoid"),
     "--warmup": ("optimizer.warmup", "part of all steps over which the rate rises"),
     "--epochs": ("training.epochs", "passes over the training pictures"),
+    "--steps": ("training.steps", "steps of an epoch; 0: as many as pass over all pictures"),
     "--batch": ("training.batch", "pictures in a step"),
     "--patch": ("training.patch", "side in pixels of the squares cut from them; 0: whole"),
     "--loss": ("training.loss", "mse or l1"),
     "--precision": ("training.precision", "auto, bf16 or f32"),
+    "--device": ("training.device", "auto, cpu, cuda or mps"),
     "--seed": ("training.seed", "of the first weights and of the order of the pictures"),
     "--every": ("pictures.every", "epochs between pictures"),
     "--photos": ("pictures.photos", "your own photos, to be noised and denoised along the way"),
@@ -112,13 +119,19 @@ def _toml_value(text: str) -> Any:
 def _absolute(recipe: Recipe) -> Recipe:
     """Make paths absolute, so that the recipe in the run folder works from anywhere."""
     source, start = recipe.data.source, recipe.network.start
+    if Path(start).suffix or Path(start).exists():  # else the name of a model that ships
+        start = start and str(Path(start).resolve())
     if source != "shapes" and "://" not in source:
         source = str(Path(source).resolve())
     photos = tuple(str(Path(photo).resolve()) for photo in recipe.pictures.photos)
+    own: dict[str, Any] = {
+        name: tuple(str(Path(text).resolve()) for text in getattr(recipe.data, name))
+        for name in ("noisy", "clean", "noisy_too")
+    }
     return dataclasses.replace(
         recipe,
-        data=dataclasses.replace(recipe.data, source=source),
-        network=dataclasses.replace(recipe.network, start=start and str(Path(start).resolve())),
+        data=dataclasses.replace(recipe.data, source=source, **own),
+        network=dataclasses.replace(recipe.network, start=start),
         pictures=dataclasses.replace(recipe.pictures, photos=photos),
     )
 
@@ -130,7 +143,10 @@ def conclude(folder: Path, finished: bool) -> int:
             f"stopped; `snowmelt train --resume -o {folder}` goes on. {folder / 'model.onnx'} is usable"
         )
         return INTERRUPTED
-    from snowmelt import evaluation, report, results
+    from snowmelt import evaluation, parallel, report, results
+
+    if not parallel.leads():
+        return DONE
 
     measured = evaluation.judge(folder)
     print(results.table(measured))

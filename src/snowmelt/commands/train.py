@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from snowmelt.commands import Commands
@@ -14,7 +15,7 @@ from snowmelt.commands.recipe_flags import (
     read_recipe,
 )
 from snowmelt.errors import UserError
-from snowmelt.recipe import read
+from snowmelt.recipe import Recipe, read
 
 
 def add(commands: Commands) -> None:
@@ -23,11 +24,14 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "recipe",
         nargs="?",
-        default="tutorial",
-        help="TOML file, or a name that `snowmelt recipes` lists",
+        help="TOML file, or a name that `snowmelt recipes` lists (default: the one that suits the data)",
     )
     add_recipe(parser)
     add_output(parser, None)
+    parser.add_argument(
+        "--budget", metavar="TIME",
+        help="choose network and steps so that training ends in this time here: 90s, 10m, 2h",
+    )  # fmt: skip
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run in the output folder"
     )
@@ -38,14 +42,43 @@ def run(options: argparse.Namespace) -> int:
     """Train from the beginning, or resume."""
     from snowmelt import training
 
-    folder = options.output or Path("runs") / Path(options.recipe).stem
+    name = options.recipe or _suitable(options)
+    folder = options.output or Path("runs") / Path(name).stem
     if options.resume:
-        if options.force or gives_recipe(options):
+        if options.force or options.budget or gives_recipe(options):
             raise UserError(
                 "--resume goes on with the recipe in the run folder; leave --force and the recipe's flags out"
             )
         return conclude(folder, training.resume(folder, quiet=options.quiet))
-    recipe = read_recipe(options, read(options.recipe))
+    recipe = read_recipe(options, read(name))
+    if options.budget:
+        recipe = _within(options, recipe)
     return conclude(
         folder, training.train(recipe, folder, quiet=options.quiet, force=options.force)
     )
+
+
+def _suitable(options: argparse.Namespace) -> str:
+    """The recipe for what is named: nothing, noisy pictures alone, or any with a target."""
+    given = vars(options)
+    if given["network.start"]:
+        return "finetune"
+    if given["data.noisy"] and not (given["data.clean"] or given["data.noisy_too"]):
+        return "blindspot"
+    return "pairs" if given["data.noisy"] or given["data.clean"] else "tutorial"
+
+
+def _within(options: argparse.Namespace, recipe: Recipe) -> Recipe:
+    """The recipe with network and steps for the budget, which are told."""
+    from snowmelt import budget
+
+    given = vars(options)
+    for key in ("training.epochs", "training.steps"):
+        if given[key] is not None:
+            raise UserError(f"--budget chooses {key}; leave one of the two out")
+    chosen = ("network.architecture", "network.widths")
+    free = all(given[key] is None for key in chosen)
+    fitted, said = budget.fit(recipe, budget.parse(options.budget), free_network=free)
+    if not options.quiet:
+        print(f"budget {said}", file=sys.stderr)
+    return fitted

@@ -1,0 +1,557 @@
+"""What a step of training sees: batches of noisy pictures, their targets, weights and noise levels.
+
+A batch is a function of (seed, step), a sample of (seed, step, its place in the batch): neither threads, nor
+ranks, nor a restart change it. Supervision is what makes a sample out of a picture: pairs and two noisy takes
+have a target of their own, clean pictures get noise. One trainer takes them all.
+
+Shapes: B batch, C channels, H height, W width; pictures are (B, C, H, W) float32, 0 black and 1 white.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from snowmelt import levels, sources, tiles
+from snowmelt import noise as noises
+from snowmelt.data import Dataset, Pairs
+from snowmelt.errors import UserError
+from snowmelt.levels import Line
+from snowmelt.noise import Noise
+from snowmelt.recipe import Data, Recipe, Training
+from snowmelt.sources import Paired, Pictures
+
+Picture = NDArray[np.float32]
+# Added to a noise level before a squared error is divided by it: without noise the error is not zero.
+LEAST_LEVEL = 0.01
+RECORRUPTION = (0.3, 1.0)  # range of the part of new noise that is added
+SPOT = 8
+HELD_OUT_SIDE = 320  # of held-out pictures, only the middle is scored
+MOST_HELD_OUT = 16
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Noisy pictures and what they should become, (B, C, H, W).
+
+    ``weight`` of each error, (B, 1, H, W) or of one picture (B, 1, 1, 1); ``level``, the noise's standard
+    deviation, (B, 1, H, W).
+    """
+
+    noisy: Tensor
+    target: Tensor
+    weight: Tensor | None = None
+    level: Tensor | None = None
+    whole: int = 0  # pictures in the shares of all ranks together; 0: this is all
+
+    def __post_init__(self) -> None:
+        if not self.whole:
+            object.__setattr__(self, "whole", len(self.noisy))
+
+    def __len__(self) -> int:
+        return len(self.noisy)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        moved: dict[str, Any] = {
+            name: each.to(device, non_blocking=True)
+            for name, each in vars(self).items()
+            if isinstance(each, Tensor)
+        }
+        return dataclasses.replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of a batch that one of several ranks takes: every ``ranks``-th sample from ``rank`` on."""
+
+    rank: int = 0
+    ranks: int = 1
+
+    def of(self, places: Any) -> Any:
+        """The part of a sequence."""
+        return places[self.rank :: self.ranks]
+
+
+class Samples(Protocol):
+    """Training pictures and held-out ones.
+
+    Attributes:
+        title: What they are called in messages and headers.
+        data: Rows of the model file's header.
+        channels: Of the pictures.
+        value_range: The values that stand for 0 and 1; None: they are in these units.
+        noise: The noise that is put on them, as text; empty where they have their own.
+        steps: Steps of an epoch.
+        sizes: Pictures in a batch, every size that occurs.
+        slow: Whether a batch takes time to make, so that it is worth making ahead.
+        sha256: Hash of all data.
+        held_out: Batches to score on, of pictures in [0, 1].
+    """
+
+    title: str
+    data: list[dict[str, Any]]
+    channels: int
+    value_range: tuple[float, float] | None
+    noise: str
+    steps: int
+    sizes: tuple[int, ...]
+    slow: bool
+    sha256: str
+    held_out: Sequence[Batch]
+
+    def tuning(self) -> Sequence[Batch]:
+        """Training pictures to tune filters on."""
+
+    def batch(self, step: int, share: Share) -> Batch:
+        """What the step sees, or this rank's share of it."""
+
+
+class StackSamples:
+    """Pairs of one size in memory, as one HDF5 file has them.
+
+    Every epoch passes over every picture once in an order of its own; its last batch may be smaller. A patch
+    is cut at one place from all pictures of a batch.
+    """
+
+    value_range: tuple[float, float] | None = None
+    noise = ""
+    channels = 1
+    slow = False
+
+    def __init__(self, dataset: Dataset, training: Training, *, leveled: bool = False) -> None:
+        self.training, self.title, self.sha256 = training, dataset.name, dataset.sha256
+        self.data: list[dict[str, Any]] = [{"name": dataset.name, "sha256": dataset.sha256}]
+        self.pairs = _stacked(dataset.train, leveled)
+        self.steps = training.steps or math.ceil(len(self.pairs) / training.batch)
+        most = min(training.batch, len(self.pairs))
+        self.sizes: tuple[int, ...] = (most, len(self.pairs) % most or most)
+        self.held_out: Sequence[Batch] = _split(_stacked(dataset.test, leveled), training.batch)
+
+    def tuning(self) -> Sequence[Batch]:
+        """See `Samples`."""
+        return [self.pairs]
+
+    def batch(self, step: int, share: Share) -> Batch:
+        """See `Samples`."""
+        training, pairs = self.training, self.pairs
+        epoch, position = divmod(step, math.ceil(len(pairs) / training.batch))
+        order = np.random.default_rng((training.seed, 0, epoch)).permutation(len(pairs))
+        whole = order[position * training.batch :][: training.batch]
+        chosen = torch.from_numpy(share.of(whole).copy())
+        level = None if pairs.level is None else pairs.level[chosen]
+        if training.patch == 0:
+            noisy, target = pairs.noisy[chosen], pairs.target[chosen]
+            return Batch(noisy, target, level=level, whole=len(whole))
+        rng = np.random.default_rng((training.seed, 1, step))
+        rows, columns = (
+            _random_slice(length, training.patch, rng) for length in pairs.noisy.shape[2:]
+        )
+        return Batch(
+            pairs.noisy[..., rows, columns][chosen],
+            pairs.target[..., rows, columns][chosen],
+            level=None if level is None else level[..., rows, columns],
+            whole=len(whole),
+        )
+
+
+def _stacked(pairs: Pairs, leveled: bool) -> Batch:
+    noisy, clean = (torch.from_numpy(each)[:, None] for each in (pairs.noisy, pairs.clean))
+    if not leveled:
+        return Batch(noisy, clean)
+    maps = [
+        levels.of_pixels(picture[..., None], 0, 1).on(picture[..., None]) for picture in pairs.noisy
+    ]
+    return Batch(noisy, clean, level=torch.from_numpy(np.stack(maps))[:, None])
+
+
+def _split(batch: Batch, size: int) -> list[Batch]:
+    parts = [
+        [None] * math.ceil(len(batch) / size) if each is None else torch.split(each, size)
+        for each in (batch.noisy, batch.target, batch.weight, batch.level)
+    ]
+    return [Batch(*each) for each in zip(*parts, strict=True)]
+
+
+def _random_slice(length: int, side: int, rng: np.random.Generator) -> slice:
+    start = int(rng.integers(0, max(1, length - side + 1)))
+    return slice(start, min(start + side, length))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A crop (H, W, C) of what the network sees, its target, the weight of its errors, its noise level."""
+
+    noisy: Picture
+    target: Picture
+    weight: float | Picture = 1.0
+    level: float | Picture = 0.0
+
+
+class Supervision(Protocol):
+    """Makes samples of pictures.
+
+    Attributes:
+        pictures: Those that samples are cut from.
+        noise: That is put on them, as text.
+    """
+
+    pictures: Pictures
+    noise: str
+
+    def __call__(self, index: int, rows: slice, columns: slice, rng: np.random.Generator) -> Sample:
+        """A sample of a part of a picture."""
+
+
+class Noised:
+    """Clean pictures; noise is made anew for every sample.
+
+    The squared error is divided by the noise level, so that all levels count alike.
+    """
+
+    def __init__(self, pictures: Pictures, noise: Noise) -> None:
+        self.pictures, self.noise, self._noise = pictures, str(noise), noise
+
+    def __call__(self, index: int, rows: slice, columns: slice, rng: np.random.Generator) -> Sample:
+        """See `Supervision`."""
+        clean = self.pictures.crop(index, rows, columns)
+        noise = noises.draw(self._noise, rng)
+        level = noises.level(noise, clean)
+        noisy = noise(clean, rng)
+        if level is None:
+            return Sample(noisy, clean)
+        mean = float(np.sqrt(np.square(level, dtype=np.float64).mean()))
+        return Sample(noisy, clean, 1 / (mean + LEAST_LEVEL), level)
+
+
+class Levels:
+    """The noise level of noisy pictures, measured on each as a whole when it is first asked for."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self._pictures = pictures
+        self._lines: dict[int, Line] = {}
+
+    def __call__(self, index: int, noisy: Picture) -> Picture:
+        """The level (H, W) of a part of a picture."""
+        if index not in self._lines:
+            self._lines[index] = levels.of_pixels(self._pictures.whole(index), 0, 1)
+        return self._lines[index].on(noisy)
+
+
+class Twins:
+    """Noisy pictures, each with its target: a clean one, or another noisy take of the same."""
+
+    noise = ""
+
+    def __init__(self, paired: Paired, *, leveled: bool) -> None:
+        self.pictures, self.targets = paired.noisy, paired.target
+        self._levels = Levels(self.pictures) if leveled else None
+
+    def __call__(self, index: int, rows: slice, columns: slice, rng: np.random.Generator) -> Sample:
+        """See `Supervision`."""
+        del rng
+        noisy = self.pictures.crop(index, rows, columns)
+        level = self._levels(index, noisy) if self._levels else 0.0
+        return Sample(noisy, self.targets.crop(index, rows, columns), level=level)
+
+
+class Recorrupted:
+    """Noisy pictures alone, of noise whose level is known: each makes a pair whose noises are independent.
+
+    Where y is noisy and z is new noise of the same level, y + a z and y - z / a share no noise (Pang et al.,
+    CVPR 2021): a network learns from them as from two takes, of a level that is higher by the root of
+    1 + a^2. Here ``a`` is another for every sample, and the network is told the level, so that it learns what
+    to do at the lower one of the pictures themselves.
+    """
+
+    noise = ""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self.pictures, self._levels = pictures, Levels(pictures)
+
+    def __call__(self, index: int, rows: slice, columns: slice, rng: np.random.Generator) -> Sample:
+        """See `Supervision`."""
+        noisy = self.pictures.crop(index, rows, columns)
+        level = self._levels(index, noisy)[..., None]
+        part = rng.uniform(*RECORRUPTION)
+        new = level * rng.standard_normal(noisy.shape, np.float32)
+        # The target's noise is of variance level^2 (1 + 1 / a^2): the less it has, the more it counts.
+        weight = part**2 / (1 + part**2) / (float(level.mean()) + LEAST_LEVEL)
+        told = level * np.float32(math.sqrt(1 + part**2))
+        return Sample(noisy + np.float32(part) * new, noisy - new / np.float32(part), weight, told)
+
+
+class BlindSpot:
+    """Noisy pictures alone, of noise that differs from pixel to pixel: some are hidden and to be guessed.
+
+    One pixel of every square of ``SPOT`` pixels takes the value of a neighbour, and only there the error
+    counts (Noise2Void: Krull et al., CVPR 2019).
+    """
+
+    noise = ""
+
+    def __init__(self, pictures: Pictures, *, leveled: bool) -> None:
+        self.pictures = pictures
+        self._levels = Levels(pictures) if leveled else None
+
+    def __call__(self, index: int, rows: slice, columns: slice, rng: np.random.Generator) -> Sample:
+        """See `Supervision`."""
+        noisy = self.pictures.crop(index, rows, columns)
+        level = self._levels(index, noisy)[..., None] if self._levels else 0.0
+        y, x = _spots(noisy.shape[0], noisy.shape[1], rng)
+        place = rng.integers(1, 25, len(y)) + 12  # in the 5 x 5 around it, any but the middle
+        down, across = place // 5 % 5 - 2, place % 5 - 2
+        hidden = noisy.copy()
+        hidden[y, x] = noisy[
+            _mirrored(y + down, noisy.shape[0]), _mirrored(x + across, noisy.shape[1])
+        ]
+        weight = np.zeros((*noisy.shape[:2], 1), np.float32)
+        weight[y, x] = noisy[..., 0].size / len(y)
+        return Sample(hidden, noisy, weight, level)
+
+
+def _mirrored(places: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """Places outside, mirrored at the first or the last one."""
+    return length - 1 - np.abs(length - 1 - np.abs(places))
+
+
+def _spots(
+    height: int, width: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row and column of one pixel in every whole square."""
+    corners = np.mgrid[0 : height - SPOT + 1 : SPOT, 0 : width - SPOT + 1 : SPOT].reshape(2, -1)
+    y, x = corners + rng.integers(0, SPOT, corners.shape)
+    return y, x
+
+
+class CropSamples:
+    """Squares cut from pictures of any sizes; larger ones are taken more often, each pixel alike."""
+
+    slow = True
+
+    def __init__(
+        self,
+        supervision: Supervision,
+        held_out: Supervision,
+        training: Training,
+        *,
+        multiple: int = 1,
+    ) -> None:
+        pictures = supervision.pictures
+        self.supervision, self.training = supervision, training
+        self.channels, self.noise = pictures.channels, supervision.noise
+        self.value_range: tuple[float, float] | None = pictures.value_range
+        self.patch = tiles.round_up(training.patch, multiple) or _common_side(pictures, multiple)
+        areas = np.array([height * width for height, width in pictures.shapes], np.float64)
+        self._chances = np.cumsum(areas / areas.sum())
+        self.sizes: tuple[int, ...] = (training.batch,)
+        self.steps = training.steps or math.ceil(areas.sum() / self.patch**2 / training.batch)
+        self.title = _title(pictures)
+        both = pictures.sha256 + held_out.pictures.sha256
+        self.sha256 = hashlib.sha256(both.encode()).hexdigest()
+        self.data: list[dict[str, Any]] = [
+            {"name": title, "sha256": part.sha256, "pictures": len(part)}
+            for title, part in (
+                (self.title, pictures),
+                (f"held out: {_title(held_out.pictures)}", held_out.pictures),
+            )
+        ]
+        self.held_out: Sequence[Batch] = [
+            _stack([self._middle(held_out, index, multiple)])
+            for index in range(min(len(held_out.pictures), MOST_HELD_OUT))
+        ]
+
+    def tuning(self) -> Sequence[Batch]:
+        """See `Samples`."""
+        return [self.batch(step, Share()) for step in range(2)]
+
+    def batch(self, step: int, share: Share) -> Batch:
+        """See `Samples`."""
+        places = range(self.training.batch)
+        batch = _stack([self.sample(step, place) for place in share.of(places)])
+        return dataclasses.replace(batch, whole=len(places))
+
+    def sample(self, step: int, place: int) -> Sample:
+        """The sample at a place of a step's batch."""
+        rng = np.random.default_rng((self.training.seed, 1, step, place))
+        index = int(np.searchsorted(self._chances[:-1], rng.random(), side="right"))
+        height, width = self.supervision.pictures.shapes[index]
+        rows, columns = (_random_slice(length, self.patch, rng) for length in (height, width))
+        sample = self.supervision(index, rows, columns, rng)
+        turn = int(rng.integers(8)) if self.training.flips else 0
+        return _changed(sample, lambda picture: _turned(_padded(picture, self.patch), turn))
+
+    def _middle(self, supervision: Supervision, index: int, multiple: int) -> Sample:
+        """The middle of a held-out picture; its sides divide by what the network needs."""
+        rng = np.random.default_rng((self.training.seed, 2, index))
+        sides = [
+            min(length, HELD_OUT_SIDE) // multiple * multiple or multiple
+            for length in supervision.pictures.shapes[index]
+        ]
+        rows, columns = (
+            slice(start := max(0, (length - side) // 2), start + side)
+            for length, side in zip(supervision.pictures.shapes[index], sides, strict=True)
+        )
+        sample = supervision(index, rows, columns, rng)
+        return _changed(sample, lambda picture: _padded(picture, *sides))
+
+
+class Ahead:
+    """Batches of the coming steps, made by threads while the network works."""
+
+    def __init__(self, make: Callable[[int], Batch], *, threads: int) -> None:
+        self._make, self._pool = make, ThreadPoolExecutor(threads)
+        self._coming: dict[int, Future[Batch]] = {}
+        self._count = 2 * threads
+
+    def batch(self, step: int) -> Batch:
+        """What the step sees."""
+        for coming in range(step, step + self._count):
+            if coming not in self._coming:
+                self._coming[coming] = self._pool.submit(self._make, coming)
+        for old in [each for each in self._coming if each < step]:
+            self._coming.pop(old).cancel()
+        return self._coming.pop(step).result()
+
+    def close(self) -> None:
+        """Stop making batches."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _common_side(pictures: Pictures, multiple: int) -> int:
+    """Side of the largest square that every picture has, for recipes that name no patch."""
+    return max(min(map(min, pictures.shapes)) // multiple * multiple, multiple)
+
+
+def _title(pictures: Pictures) -> str:
+    """The first name, and how many more there are."""
+    more = len(pictures) - 1
+    return f"{pictures.names[0]} and {more} more" if more else pictures.names[0]
+
+
+def _changed(sample: Sample, change: Callable[[Picture], Picture]) -> Sample:
+    """Every picture of a sample changed alike; numbers stay."""
+    parts = (sample.noisy, sample.target, sample.weight, sample.level)
+    return Sample(*(change(each) if isinstance(each, np.ndarray) else each for each in parts))  # type: ignore[arg-type]
+
+
+def _padded(picture: Picture, height: int, width: int | None = None) -> Picture:
+    """A picture that is too small, mirrored at its lower and right border."""
+    missing = (height - picture.shape[0], (width or height) - picture.shape[1])
+    if missing == (0, 0):
+        return picture
+    return np.pad(picture, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
+
+
+def _turned(picture: Picture, turn: int) -> Picture:
+    """One of the eight flips and quarter turns of a square."""
+    picture = np.rot90(picture, turn % 4)
+    return picture[:, ::-1] if turn >= 4 else picture
+
+
+def _stack(samples: Sequence[Sample]) -> Batch:
+    """Samples of one size as a batch."""
+    weighted = any(isinstance(each.weight, np.ndarray) or each.weight != 1 for each in samples)
+    return Batch(
+        _tensor([each.noisy for each in samples]),
+        _tensor([each.target for each in samples]),
+        _tensor([_picture(each.weight) for each in samples]) if weighted else None,
+        _tensor([_level(each) for each in samples]),
+    )
+
+
+def _picture(value: float | Picture) -> Picture:
+    return value if isinstance(value, np.ndarray) else np.full((1, 1, 1), value, np.float32)
+
+
+def _level(sample: Sample) -> Picture:
+    """The noise level as one plane: the root of its mean square over the channels."""
+    level = np.broadcast_to(np.asarray(sample.level, np.float32), sample.noisy.shape)
+    return np.sqrt(np.square(level).mean(axis=-1, keepdims=True))
+
+
+def _tensor(pictures: Sequence[Picture]) -> Tensor:
+    """(H, W, C) each, together (B, C, H, W)."""
+    return torch.from_numpy(np.stack(pictures).transpose(0, 3, 1, 2).copy())
+
+
+def prepare(
+    recipe: Recipe, dataset: Callable[[], Dataset], *, conditioned: bool, multiple: int
+) -> Samples:
+    """What a recipe trains on; ``dataset`` reads its one file of pairs, where that is what it names.
+
+    Raises:
+        UserError: Files are missing, do not fit together, or the recipe does not say what to learn from them.
+    """
+    data, training = recipe.data, recipe.training
+    if not data.own:
+        return StackSamples(dataset(), training, leveled=conditioned)
+    supervision, held_out = _supervisions(data, training.seed, conditioned)
+    return CropSamples(supervision, held_out, training, multiple=multiple)
+
+
+def _supervisions(data: Data, seed: int, leveled: bool) -> tuple[Supervision, Supervision]:
+    """What is trained on and what is held out."""
+    if data.clean and not data.noisy:
+        return _noised(data, seed)
+    if data.noise:
+        raise UserError(
+            f"data.noise = {data.noise!r} is for clean pictures alone; leave it or --noisy out"
+        )
+    if not (data.clean or data.noisy_too):
+        return _alone(data, seed, leveled)
+    if data.clean and data.noisy_too:
+        raise UserError(
+            "noisy pictures have one target: clean ones (--clean) or other takes of the same (--noisy-too); "
+            "leave one of the two out"
+        )
+    paired = sources.pair(_open(data.noisy, data), _open(data.clean or data.noisy_too, data))
+    sources.check_pairs(paired, target_is_clean=bool(data.clean))
+    train, held_out = sources.split_pairs(paired, held_out=data.held_out, seed=seed)
+    return Twins(train, leveled=leveled), Twins(held_out, leveled=leveled)
+
+
+def _noised(data: Data, seed: int) -> tuple[Supervision, Supervision]:
+    if not data.noise:
+        raise UserError(
+            "clean pictures alone need noise to learn from; say which: --noise gaussian:0-55, or give the "
+            "noisy ones too: --noisy"
+        )
+    noise = noises.parse(data.noise)
+    train, held_out = sources.split_pictures(
+        _open(data.clean, data), held_out=data.held_out, seed=seed
+    )
+    return Noised(train, noise), Noised(held_out, noise)
+
+
+def _alone(data: Data, seed: int, leveled: bool) -> tuple[Supervision, Supervision]:
+    """Noisy pictures without a target."""
+    pictures = _open(data.noisy, data)
+    train, held_out = sources.split_pictures(pictures, held_out=data.held_out, seed=seed)
+    way = data.self_supervision
+    if way == "auto":
+        way = "recorrupted" if leveled else "blind-spot"
+    if way == "blind-spot":
+        return BlindSpot(train, leveled=leveled), BlindSpot(held_out, leveled=leveled)
+    if not leveled:
+        raise UserError(
+            'data.self_supervision = "recorrupted" needs a network that is told the noise level, such as unet'
+        )
+    return Recorrupted(train), Recorrupted(held_out)
+
+
+def _open(texts: Sequence[str], data: Data) -> Pictures:
+    low_high = (data.range[0], data.range[1]) if data.range else None
+    return sources.open_pictures(
+        texts, axes=data.axes or None, value_range=low_high, grey=data.grey
+    )
