@@ -12,7 +12,7 @@ import tifffile
 import torch
 import zarr
 
-from snowmelt import batch, cli, images, modelfile
+from snowmelt import batch, cli, images, modelfile, zoo
 from snowmelt.batch import Job, Options, plan
 from snowmelt.errors import UserError
 from snowmelt.models import RecipeCNN
@@ -21,12 +21,12 @@ from snowmelt.models import RecipeCNN
 ADDED = 10
 
 
-def write_model(path, offset):
+def write_model(path, offset, channels=1):
     """A model that adds ``offset`` to every value."""
-    made = RecipeCNN([1], kernel_size=1, activation="linear")
+    made = RecipeCNN([channels], kernel_size=1, activation="linear", channels=channels)
     with torch.no_grad():
         for layer in made.layers:
-            layer.weight.fill_(1)
+            layer.weight[:] = torch.eye(channels)[:, :, None, None]
             layer.bias.fill_(0)
         made.layers[-1].bias.fill_(offset)
     modelfile.write(path, made, modelfile.make_header(made))
@@ -74,6 +74,20 @@ def test_the_result_is_beside_the_input(here, model, capsys):
     assert after.keys() - before.keys() == {here / "scan_denoised.png"}
     assert before.items() <= after.items()
     assert capsys.readouterr().out == "scan.png -> scan_denoised.png\n"
+
+
+def test_without_a_model_it_is_base_and_each_image_gets_its_own(model, monkeypatch, capsys):
+    files = {"base-grey": model, "base-colour": write_model(Path("20.onnx"), 20 / 255, 3)}
+    monkeypatch.setattr(zoo, "shipped", lambda: files)
+    picture("grey.png")
+    picture("colour.png", shape=(20, 30, 3))
+    assert cli.main(["denoise", "grey.png", "colour.png"]) == 0
+    assert values("grey_denoised.png") == 100 + ADDED
+    assert values("colour_denoised.png") == 120
+    capsys.readouterr()
+    monkeypatch.setattr(zoo, "shipped", dict)
+    assert cli.main(["denoise", "grey.png", "--force"]) == 2
+    assert "model 'base': no such file, nor a shipped model (none ships" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("output", ["new.png", "sub/deep/new.png"])

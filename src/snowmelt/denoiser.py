@@ -31,9 +31,10 @@ from snowmelt.modelfile import Header, ModelFile
 
 NOT_FINITE = ("keep", "fail")
 # Smaller tiles stay in the processor's cache, larger ones lose less to their overlap: 32 times the reach
-# loses 12 percent; 544 is 512 with room for a small reach. Measured in benchmarks/engine.py.
-SMALLEST, LARGEST, IN_REACHES = 544, 2048, 32
-MEMORY = 2**29
+# loses 12 percent; 544 is 512 with room for a small reach. Measured in benchmarks/engine.py. A U-Net of reach
+# 91 takes as long for a pixel in tiles of 1024, 2048 and 4096, so there the overlap alone counts.
+SMALLEST, LARGEST, IN_REACHES = 544, 3072, 32
+MEMORY = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)

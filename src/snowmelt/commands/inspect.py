@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 LARGEST = 1536  # pixels; of larger images the middle is looked at
 VISIBLE = 1e-4  # part of the pixels; less at a limit is not worth a word
+# White noise of any level and slope is what the models that ship are made for.
+SHIPPED = "snowmelt denoise {file}  # with the model that ships; it measures the level"
+FOR_SHIPPED = ("gaussian", "poisson", "poisson-gaussian", "dependent")
 COLOURS = {1: ("grey",), 3: ("R", "G", "B")}
 
 
@@ -285,11 +288,13 @@ def _advice(seen: _Seen) -> list[str]:
 
 
 def _commands(seen: _Seen) -> list[str]:
+    from snowmelt import zoo
     from snowmelt.diagnosis import ADVICE, name_noise
 
     noise = name_noise(seen.worst, seen.span)
     fields = {"file": shlex.quote(seen.path), "noise": noise}
-    return [command.format(**fields) for command in ADVICE[seen.worst.kind].commands]
+    shipped = [SHIPPED] if seen.worst.kind in FOR_SHIPPED and zoo.shipped() else []
+    return [command.format(**fields) for command in (*shipped, *ADVICE[seen.worst.kind].commands)]
 
 
 def _facts(seen: _Seen) -> dict[str, Any]:
