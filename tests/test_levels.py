@@ -130,6 +130,18 @@ def test_a_clean_picture_comes_back_bit_for_bit(model):
     np.testing.assert_array_equal(denoise(np.zeros((40, 40))), 0)
 
 
+@pytest.mark.parametrize("sigma", ["auto", "poisson-gaussian:30:5"])
+def test_the_result_does_not_depend_on_the_tiles(model, sigma):
+    noisy = noise.PoissonGaussian(40, 4 / 255)(scene(333, 350), np.random.default_rng(0))
+    whole, tiled = (
+        load(model, device="cpu", precision="f32", tile=tile)(noisy, sigma=sigma)
+        for tile in (None, 96)
+    )
+    # Some layers of sums of about 100 products of numbers near 1, in float32, in another order.
+    np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-5)
+    assert abs(whole - noisy).max() > 0.01
+
+
 def test_the_command_line_says_the_level_it_used(model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write("clean.png", in_8_bits(scene()))

@@ -84,7 +84,7 @@ def test_models_are_listed_with_size_speed_and_scores(tmp_path, monkeypatch, cap
         f" {parameters:,} parameters ",
         " MB ",
         " Mpx/s (",
-        "psnr 29.3 (BSD68, sigma 25)",
+        "psnr 29.30 (BSD68, sigma 25)",
         "as DnCNN's",
         "CC0",
         "BSDS500",

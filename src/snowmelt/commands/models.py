@@ -75,7 +75,7 @@ def _lines(name: str, model: ModelFile, speed: str, verbose: bool) -> Iterator[s
 def _score(row: dict[str, Any]) -> str:
     """Such as "psnr 29.30 (BSD68, sigma 25)"."""
     value = row.get("value")
-    number = f"{value:.4g}" if isinstance(value, float) else str(value)
+    number = f"{value:#.4g}" if isinstance(value, float) else str(value)
     rest = [
         str(item) if isinstance(item, str) else f"{key} {item}"
         for key, item in row.items()
