@@ -468,6 +468,14 @@ def test_many_shapes_forget_the_oldest(make):
     assert len(denoise.engine._shapes) == engines.SHAPES_KEPT
 
 
+def test_shapes_that_fill_the_memory_forget_the_oldest(make, monkeypatch):
+    denoise = make(network())
+    monkeypatch.setattr(engines, "SHAPES_BYTES", 250 * denoise.engine.pixel_bytes)
+    for width, kept in ((10, [10]), (12, [10, 12]), (11, [12, 11]), (12, [11, 12]), (99, [99])):
+        denoise(np.zeros((10, width), np.uint8))
+        assert [shape[-1] for shape in denoise.engine._shapes] == kept
+
+
 def test_torch_is_not_imported_where_there_is_no_gpu(make):
     if engines._found_gpu() is not None:
         pytest.skip("this machine has a GPU")

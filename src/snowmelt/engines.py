@@ -31,7 +31,8 @@ Tensor = NDArray[np.float32]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "bf16", "f32")
-SHAPES_KEPT = 8
+# Each compiled shape keeps the memory it ran in.
+SHAPES_KEPT, SHAPES_BYTES = 8, 2**30
 CORES_PER_STREAM = 8
 # Measured: 2 of the largest tensors are alive at a time in a chain of convolutions, 3.4 in a U-Net.
 TENSORS_ALIVE = 4
@@ -154,9 +155,13 @@ class OpenVino:
             if shapes[0] not in self._shapes:
                 self._shapes[shapes[0]] = self._compiled(shapes)
             self._shapes.move_to_end(shapes[0])
-            if len(self._shapes) > SHAPES_KEPT:
+            while len(self._shapes) > 1 and self._keeps_too_much():
                 self._shapes.popitem(last=False)
             return self._shapes[shapes[0]]
+
+    def _keeps_too_much(self) -> bool:
+        pixels = sum(math.prod(shape[-2:]) for shape in self._shapes)
+        return len(self._shapes) > SHAPES_KEPT or pixels * self.pixel_bytes > SHAPES_BYTES
 
     def _compiled(self, shapes: Sequence[tuple[int, ...]]) -> SimpleQueue[Any]:
         compiled = self._core.compile_model(self._reshaped(shapes), "CPU", self._options)
