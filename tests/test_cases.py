@@ -8,7 +8,7 @@ from PIL import Image
 from snowmelt import cases, images
 from snowmelt.cases import ALONE, PAIR, TAKES, Scale
 from snowmelt.errors import UserError
-from snowmelt.noise import Gaussian
+from snowmelt.noise import Gaussian, parse
 
 RNG = np.random.default_rng(0)
 
@@ -179,6 +179,9 @@ def test_noise_by_the_published_protocol(tmp_path):
     assert first.min() < 0
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(np.rint(truth * 255), pixels)
+    for text in ("gaussian:0-55", "poisson:30+gaussian:0-55"):
+        with pytest.raises(UserError, match="a score needs one level"):
+            cases.with_noise(clean, parse(text))
     other = cases.with_noise(clean, Gaussian(25 / 255), seed=1).cases[0].pictures()[0]
     assert not np.array_equal(first, other)
     stored = cases.with_noise(clean, Gaussian(25 / 255), stored=True).cases[0].pictures()[0]

@@ -104,6 +104,9 @@ def test_the_range_of_floats_is_theirs(tmp_path: Path) -> None:
         np.save(tmp_path / f"{name}.npy", array.astype(np.float32))
         found = open_pictures([str(tmp_path / f"{name}.npy")], axes="YX")
         assert found.value_range == pytest.approx(expected)
+    assert found.dtype == np.float32
+    with pytest.raises(UserError, match="value range 5 to 5: expected black below white"):
+        open_pictures([str(tmp_path / "beyond.npy")], axes="YX", value_range=(5, 5))
     said = open_pictures([str(tmp_path / "beyond.npy")], axes="YX", value_range=(0, 2000))
     np.testing.assert_allclose(said.whole(0)[..., 0], (picture * 900 + 100) / 2000, rtol=1e-5)
 

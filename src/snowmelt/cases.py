@@ -26,7 +26,7 @@ from snowmelt import images
 from snowmelt.data import read_dataset
 from snowmelt.errors import UserError
 from snowmelt.images.base import Image, Layout
-from snowmelt.noise import Noise
+from snowmelt.noise import Noise, is_fixed
 
 Picture = NDArray[np.float32]
 Pictures = tuple[Picture, ...]
@@ -167,7 +167,15 @@ def from_files(
 def with_noise(
     clean: Collection, noise: Noise, *, seed: int = 0, stored: bool = False
 ) -> Collection:
-    """Pairs of clean images and what noise makes of them; see `Collection` for ``seed`` and ``stored``."""
+    """Pairs of clean images and what noise makes of them; see `Collection` for ``seed`` and ``stored``.
+
+    Raises UserError where the noise has a range for a number.
+    """
+    if not is_fixed(noise):
+        raise UserError(
+            f"noise {str(noise)!r}: a score needs one level, such as gaussian:25; "
+            "score several levels one by one (ranges are for training)"
+        )
 
     def pair(case: Case) -> Pictures:
         (truth,) = case.pictures()

@@ -65,6 +65,11 @@ class Pictures:
         """Of all of them."""
         return 1 if self.grey else int(self.stored[0].shape[2])
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Number type they are stored in."""
+        return self.stored[0].dtype
+
     @cached_property
     def sha256(self) -> str:
         """Of number type, sizes and pixels, in order."""
@@ -135,8 +140,12 @@ def open_pictures(
 
     Raises:
         UserError: Nothing is found, a file cannot be read, they are of several number types or numbers of
-            channels, or hold values that are not finite.
+            channels, or hold values that are not finite; ``value_range`` does not rise.
     """
+    if value_range and not -np.inf < value_range[0] < value_range[1] < np.inf:
+        raise UserError(
+            f"value range {value_range[0]:g} to {value_range[1]:g}: expected black below white"
+        )
     found = [entry for text in texts for entry in _find(text)]
     if not found:
         raise UserError(f"{', '.join(texts)}: no images there; known kinds: {', '.join(SUFFIXES)}")
@@ -183,7 +192,8 @@ def _check_alike(opened: Sequence[tuple[str, Image]], grey: bool) -> None:
     for name, other in others:
         if other.layout.dtype != image.layout.dtype:
             raise UserError(
-                f"{first} is {image.layout.dtype} and {name} is {other.layout.dtype}; expected one number type"
+                f"{first} is {image.layout.dtype} and {name} is {other.layout.dtype}; "
+                "expected one number type"
             )
         if _colours(other) != _colours(image) and not grey:
             raise UserError(
