@@ -18,6 +18,7 @@ FLOORS = [
     {"denoiser", "training"},
     {"batch", "budget", "evaluation"},
     {"report", "truthless"},
+    {"judgement"},
     {"commands"},
     {"cli"},
     {"__main__"},

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from snowmelt import __version__, baselines, cases, looks, results
+from snowmelt import __version__, baselines, cases, looks
 from snowmelt.baselines import Denoise, Filter, Tuned
 from snowmelt.cases import Case, Collection, Picture, Scale, middle
 from snowmelt.errors import UserError
@@ -250,34 +250,3 @@ def _resident(entry: str) -> float:
         if line.startswith(entry):
             return 1024 * float(line.split()[1])
     return math.nan
-
-
-def _pictures(batch: Any) -> list[Picture]:
-    """A tensor (N, C, H, W) as pictures (H, W) or (H, W, C)."""
-    return [*(batch[:, 0] if batch.shape[1] == 1 else batch.movedim(1, -1)).numpy()]
-
-
-def judge(folder: Path) -> Results:
-    """Hold a finished run's model against the filters on its test pictures; kept as `scores.json` there."""
-    from snowmelt import denoiser, recipe, training
-
-    network = denoiser.load(folder / "model.onnx", precision="f32")
-    chosen, _ = training.open_samples(recipe.read(str(folder / "recipe.toml")), folder, quiet=True)
-    scale = Scale(0, 1, whole=False)
-    test, train = (
-        cases.from_arrays(
-            [picture for batch in batches for picture in _pictures(batch.noisy)],
-            [picture for batch in batches for picture in _pictures(batch.target)],
-            title=f"{part} pictures of {chosen.title}",
-            scale=scale,
-        )
-        for part, batches in (("test", chosen.held_out), ("training", chosen.tuning()))
-    )
-    axis = None if chosen.channels == 1 else -1
-    judged = compare(
-        test,
-        {NETWORK: lambda picture: network(picture, value_range=(0, 1), channel_axis=axis)},
-        tuning=train,
-    )
-    results.save(results.content(judged), folder / "scores.json")
-    return judged

@@ -281,7 +281,8 @@ def _marks(saved: Content) -> list[list[Any]]:
     return [
         [names[row["kind"]], row["psnr"]]
         for row in saved.get("scores", [])
-        if row["kind"] == NOTHING or (row["kind"] == FILTER and row["name"] == saved["opponent"])
+        if "psnr" in row  # else there was no truth to judge by
+        and (row["kind"] == NOTHING or (row["kind"] == FILTER and row["name"] == saved["opponent"]))
     ]
 
 

@@ -22,8 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snowmelt import levels, sources, tiles
+from snowmelt import cases, levels, sources, tiles
 from snowmelt import noise as noises
+from snowmelt.cases import ALONE, PAIR, TAKES, Roles
 from snowmelt.data import Dataset, Pairs
 from snowmelt.errors import UserError
 from snowmelt.levels import Line
@@ -97,6 +98,7 @@ class Samples(Protocol):
         slow: Whether a batch takes time to make, so that it is worth making ahead.
         sha256: Hash of all data.
         held_out: Batches to score on, of pictures in [0, 1].
+        roles: What there is of each held-out picture to judge by, see `cases`.
     """
 
     title: str
@@ -109,9 +111,13 @@ class Samples(Protocol):
     slow: bool
     sha256: str
     held_out: Sequence[Batch]
+    roles: Roles
 
-    def tuning(self) -> Sequence[Batch]:
-        """Training pictures to tune filters on."""
+    def tuning(self) -> list[cases.Pictures]:
+        """Training pictures to tune filters on, of the roles."""
+
+    def test(self) -> list[cases.Pictures]:
+        """Held-out pictures to judge by, of the roles."""
 
     def batch(self, step: int, share: Share) -> Batch:
         """What the step sees, or this rank's share of it."""
@@ -128,6 +134,7 @@ class StackSamples:
     noise = ""
     channels = 1
     slow = False
+    roles = PAIR
 
     def __init__(self, dataset: Dataset, training: Training, *, leveled: bool = False) -> None:
         self.training, self.title, self.sha256 = training, dataset.name, dataset.sha256
@@ -138,9 +145,13 @@ class StackSamples:
         self.sizes: tuple[int, ...] = (most, len(self.pairs) % most or most)
         self.held_out: Sequence[Batch] = _split(_stacked(dataset.test, leveled), training.batch)
 
-    def tuning(self) -> Sequence[Batch]:
+    def tuning(self) -> list[cases.Pictures]:
         """See `Samples`."""
-        return [self.pairs]
+        return _as_cases([self.pairs])
+
+    def test(self) -> list[cases.Pictures]:
+        """See `Samples`."""
+        return _as_cases(self.held_out)
 
     def batch(self, step: int, share: Share) -> Batch:
         """See `Samples`."""
@@ -204,10 +215,12 @@ class Supervision(Protocol):
     Attributes:
         pictures: Those that samples are cut from.
         noise: That is put on them, as text.
+        roles: What there is of each picture to judge by: noisy and clean, two takes, or noisy alone.
     """
 
     pictures: Pictures
     noise: str
+    roles: Roles
 
     def __call__(self, index: int, rows: slice, columns: slice, rng: np.random.Generator) -> Sample:
         """A sample of a part of a picture."""
@@ -218,6 +231,8 @@ class Noised:
 
     The squared error is divided by the noise level, so that all levels count alike.
     """
+
+    roles = PAIR
 
     def __init__(self, pictures: Pictures, noise: Noise) -> None:
         self.pictures, self.noise, self._noise = pictures, str(noise), noise
@@ -242,10 +257,10 @@ class Levels:
         self._lines: dict[int, Line] = {}
 
     def __call__(self, index: int, noisy: Picture) -> Picture:
-        """The level (H, W) of a part of a picture."""
+        """The level (H, W, 1) of a part of a picture."""
         if index not in self._lines:
             self._lines[index] = levels.of_pixels(self._pictures.whole(index), 0, 1)
-        return self._lines[index].on(noisy)
+        return self._lines[index].on(noisy)[..., None]
 
 
 class Twins:
@@ -253,8 +268,8 @@ class Twins:
 
     noise = ""
 
-    def __init__(self, paired: Paired, *, leveled: bool) -> None:
-        self.pictures, self.targets = paired.noisy, paired.target
+    def __init__(self, paired: Paired, *, leveled: bool, roles: Roles = PAIR) -> None:
+        self.pictures, self.targets, self.roles = paired.noisy, paired.target, roles
         self._levels = Levels(self.pictures) if leveled else None
 
     def __call__(self, index: int, rows: slice, columns: slice, rng: np.random.Generator) -> Sample:
@@ -275,6 +290,7 @@ class Recorrupted:
     """
 
     noise = ""
+    roles = ALONE
 
     def __init__(self, pictures: Pictures) -> None:
         self.pictures, self._levels = pictures, Levels(pictures)
@@ -282,7 +298,7 @@ class Recorrupted:
     def __call__(self, index: int, rows: slice, columns: slice, rng: np.random.Generator) -> Sample:
         """See `Supervision`."""
         noisy = self.pictures.crop(index, rows, columns)
-        level = self._levels(index, noisy)[..., None]
+        level = self._levels(index, noisy)
         part = rng.uniform(*RECORRUPTION)
         new = level * rng.standard_normal(noisy.shape, np.float32)
         # The target's noise is of variance level^2 (1 + 1 / a^2): the less it has, the more it counts.
@@ -299,6 +315,7 @@ class BlindSpot:
     """
 
     noise = ""
+    roles = ALONE
 
     def __init__(self, pictures: Pictures, *, leveled: bool) -> None:
         self.pictures = pictures
@@ -307,7 +324,7 @@ class BlindSpot:
     def __call__(self, index: int, rows: slice, columns: slice, rng: np.random.Generator) -> Sample:
         """See `Supervision`."""
         noisy = self.pictures.crop(index, rows, columns)
-        level = self._levels(index, noisy)[..., None] if self._levels else 0.0
+        level = self._levels(index, noisy) if self._levels else 0.0
         y, x = _spots(noisy.shape[0], noisy.shape[1], rng)
         place = rng.integers(1, 25, len(y)) + 12  # in the 5 x 5 around it, any but the middle
         down, across = place // 5 % 5 - 2, place % 5 - 2
@@ -348,7 +365,8 @@ class CropSamples:
         multiple: int = 1,
     ) -> None:
         pictures = supervision.pictures
-        self.supervision, self.training = supervision, training
+        self.supervision, self.training, self.roles = supervision, training, supervision.roles
+        self._held_out = held_out
         self.channels, self.noise = pictures.channels, supervision.noise
         self.value_range: tuple[float, float] | None = pictures.value_range
         self.patch = tiles.round_up(training.patch, multiple) or _common_side(pictures, multiple)
@@ -367,13 +385,23 @@ class CropSamples:
             )
         ]
         self.held_out: Sequence[Batch] = [
-            _stack([self._middle(held_out, index, multiple)])
+            _stack([self._held_out_sample(index, multiple)])
             for index in range(min(len(held_out.pictures), MOST_HELD_OUT))
         ]
 
-    def tuning(self) -> Sequence[Batch]:
+    def tuning(self) -> list[cases.Pictures]:
         """See `Samples`."""
-        return [self.batch(step, Share()) for step in range(2)]
+        return _as_cases([self.batch(step, Share()) for step in range(2)])
+
+    def test(self) -> list[cases.Pictures]:
+        """See `Samples`."""
+        if self.roles != ALONE:
+            return _as_cases(self.held_out)
+        pictures = self._held_out.pictures
+        return [
+            (_plain(pictures.crop(index, *_middle(pictures.shapes[index], 1))),)
+            for index in range(min(len(pictures), MOST_HELD_OUT))
+        ]
 
     def batch(self, step: int, share: Share) -> Batch:
         """See `Samples`."""
@@ -391,18 +419,13 @@ class CropSamples:
         turn = int(rng.integers(8)) if self.training.flips else 0
         return _changed(sample, lambda picture: _turned(_padded(picture, self.patch), turn))
 
-    def _middle(self, supervision: Supervision, index: int, multiple: int) -> Sample:
+    def _held_out_sample(self, index: int, multiple: int) -> Sample:
         """The middle of a held-out picture; its sides divide by what the network needs."""
         rng = np.random.default_rng((self.training.seed, 2, index))
-        sides = [
-            min(length, HELD_OUT_SIDE) // multiple * multiple or multiple
-            for length in supervision.pictures.shapes[index]
-        ]
-        rows, columns = (
-            slice(start := max(0, (length - side) // 2), start + side)
-            for length, side in zip(supervision.pictures.shapes[index], sides, strict=True)
-        )
+        supervision = self._held_out
+        rows, columns = _middle(supervision.pictures.shapes[index], multiple)
         sample = supervision(index, rows, columns, rng)
+        sides = rows.stop - rows.start, columns.stop - columns.start
         return _changed(sample, lambda picture: _padded(picture, *sides))
 
 
@@ -431,6 +454,30 @@ class Ahead:
 def _common_side(pictures: Pictures, multiple: int) -> int:
     """Side of the largest square that every picture has, for recipes that name no patch."""
     return max(min(map(min, pictures.shapes)) // multiple * multiple, multiple)
+
+
+def _middle(shape: tuple[int, int], multiple: int) -> tuple[slice, slice]:
+    """Rows and columns of the middle of a picture; sides of a multiple, which may lie beyond its end."""
+    height, width = (
+        min(length, HELD_OUT_SIDE) // multiple * multiple or multiple for length in shape
+    )
+    top, left = (
+        max(0, (length - side) // 2) for length, side in zip(shape, (height, width), strict=True)
+    )
+    return slice(top, top + height), slice(left, left + width)
+
+
+def _as_cases(batches: Sequence[Batch]) -> list[cases.Pictures]:
+    """Pairs of pictures (H, W) or (H, W, C)."""
+    return [
+        tuple(_plain(each.movedim(0, -1).numpy()) for each in pair)
+        for batch in batches
+        for pair in zip(batch.noisy, batch.target, strict=True)
+    ]
+
+
+def _plain(picture: Picture) -> Picture:
+    return picture[..., 0] if picture.shape[-1] == 1 else picture
 
 
 def _title(pictures: Pictures) -> str:
@@ -518,7 +565,8 @@ def _supervisions(data: Data, seed: int, leveled: bool) -> tuple[Supervision, Su
     paired = sources.pair(_open(data.noisy, data), _open(data.clean or data.noisy_too, data))
     sources.check_pairs(paired, target_is_clean=bool(data.clean))
     train, held_out = sources.split_pairs(paired, held_out=data.held_out, seed=seed)
-    return Twins(train, leveled=leveled), Twins(held_out, leveled=leveled)
+    roles = PAIR if data.clean else TAKES
+    return Twins(train, leveled=leveled, roles=roles), Twins(held_out, leveled=leveled, roles=roles)
 
 
 def _noised(data: Data, seed: int) -> tuple[Supervision, Supervision]:

@@ -143,14 +143,13 @@ def conclude(folder: Path, finished: bool) -> int:
             f"stopped; `snowmelt train --resume -o {folder}` goes on. {folder / 'model.onnx'} is usable"
         )
         return INTERRUPTED
-    from snowmelt import evaluation, parallel, report, results
+    from snowmelt import judgement, parallel, report
 
     if not parallel.leads():
         return DONE
 
-    measured = evaluation.judge(folder)
-    print(results.table(measured))
-    print(*results.verdicts(measured), sep="\n")
+    judged = judgement.judge(folder)
+    print(judged.table, *judged.verdicts, sep="\n")
     print(
         f"{folder}: model.onnx, pictures (epoch-*.png), curves.png, log.jsonl, scores.json, recipe.toml"
     )
