@@ -75,16 +75,26 @@ def test_a_patch_larger_than_a_side_takes_that_side_whole() -> None:
     assert stack(numbered(4), patch=7).batch(0, Share()).noisy.shape[2:] == (6, 7)
 
 
-def test_levels_are_estimated_for_networks_that_are_told_them() -> None:
-    random = np.random.default_rng(0)
-    noisy = (0.5 + random.normal(0, np.array([0.02, 0.1])[:, None, None], (2, 64, 64))).astype(
-        np.float32
-    )
-    pairs = Pairs(noisy, np.full_like(noisy, 0.5))
-    samples = StackSamples(Dataset(pairs, pairs, "p", "0"), Training(batch=2), leveled=True)
-    batch = samples.batch(0, Share())
-    assert batch.level is not None
-    assert sorted(batch.level[:, 0, 0, 0].tolist()) == pytest.approx([0.02, 0.1], rel=0.15)
+def test_flips_turn_noisy_and_clean_alike() -> None:
+    ramp = np.broadcast_to(np.arange(36).reshape(6, 6), (2, 6, 6))
+    pairs, seen = stack(ramp, batch=2, flips=True), set()
+    for step in range(60):
+        batch = pairs.batch(step, Share())
+        assert torch.equal(batch.noisy + 1, batch.target)
+        seen.add(tuple(batch.noisy[0].flatten().tolist()))
+    assert len(seen) == 8
+    wide = stack(numbered(4), flips=True)
+    assert all(wide.batch(step, Share()).noisy.shape[2:] == (6, 9) for step in range(9))
+
+
+def test_networks_are_told_one_level_of_pairs() -> None:
+    pairs = stack(numbered(5), batch=2)
+    assert pairs.told == "gaussian:25"
+    pairs.tell(5 / 255)
+    assert pairs.told == "gaussian:5"
+    for batch in (pairs.batch(0, Share()), *pairs.held_out):
+        assert batch.level.shape == batch.noisy.shape
+        assert torch.allclose(batch.level, torch.tensor(5 / 255))
 
 
 def in_memory(arrays: list[NDArray[Any]], value_range: tuple[float, float] = (0, 255)) -> Pictures:
@@ -182,7 +192,7 @@ def test_grey_comes_before_the_noise() -> None:
 def test_twins_show_one_place() -> None:
     ramp = np.arange(40 * 60, dtype=np.float32).reshape(40, 60, 1) / 10
     paired = Paired(in_memory([ramp]), in_memory([ramp + 5]))
-    batch = crops(Twins(paired, leveled=False), batch=8, patch=16, flips=True).batch(0, Share())
+    batch = crops(Twins(paired), batch=8, patch=16, flips=True).batch(0, Share())
     torch.testing.assert_close(batch.target, batch.noisy + 5 / 255)
     assert batch.weight is None
 
@@ -215,7 +225,7 @@ def test_recorrupted_pairs_share_no_noise() -> None:
 
 def test_blind_spots_hide_a_pixel_of_each_square_and_weigh_nothing_else() -> None:
     noisy = flat(0.5, 0.1)
-    batch = crops(BlindSpot(noisy, leveled=False), batch=4, patch=64).batch(0, Share())
+    batch = crops(BlindSpot(noisy), batch=4, patch=64).batch(0, Share())
     hidden = batch.noisy != batch.target
     assert torch.equal(hidden, batch.weight > 0)
     squares = hidden.float().unfold(2, 8, 8).unfold(3, 8, 8).sum((-1, -2))
@@ -232,15 +242,35 @@ def test_levels_of_photons_are_maps() -> None:
     random = np.random.default_rng(0)
     ramp = np.broadcast_to(np.linspace(0.05, 0.95, 256)[None, :, None], (256, 256, 1))
     noisy = in_memory([(random.poisson(ramp * 60) / 60).astype(np.float32)], (0.0, 1.0))
-    paired = Paired(noisy, in_memory([ramp.astype(np.float32)], (0.0, 1.0)))
-    whole = slice(None)
-    sample = Twins(paired, leveled=True)(0, whole, whole, np.random.default_rng(0))
-    columns = sample.level.mean(axis=0)
-    expected = np.sqrt(ramp[0, :, 0] / 60)
-    assert (
-        np.abs(columns / expected - 1)[20:].max() < 0.2
-    )  # gain within 10%, brightness of 50 pixels
-    assert columns[240] > 2 * columns[30]
+    sample = Recorrupted(noisy)(0, slice(None), slice(None), np.random.default_rng(0))
+    part = sample.level / np.sqrt(ramp / 60)  # the root of 1 + a^2, the same everywhere
+    columns = part.mean(axis=(0, 2))
+    assert np.abs(columns[20:] / columns[20:].mean() - 1).max() < 0.2  # brightness of 50 pixels
+    assert sample.level[:, 240].mean() > 2 * sample.level[:, 30].mean()
+
+
+@pytest.mark.parametrize(
+    ("noise", "told"),
+    [
+        ("gaussian:25", "gaussian:25"),
+        ("poisson:30", "poisson:30"),
+        ("gaussian:0-55", None),
+        ("poisson-gaussian:30-60:2-5", None),
+        ("speckle:0.2", "gaussian:25"),
+        ("gaussian:5+salt-and-pepper:0.1", "gaussian:25"),
+    ],
+)
+def test_what_networks_are_told_of_noise_that_is_put_on(noise: str, told: str | None) -> None:
+    samples = crops(Noised(pictures((32, 32)), parse(noise)), batch=2, patch=16)
+    assert samples.told == told
+    batch = samples.batch(0, Share())
+    if samples.level is not None:
+        samples.tell(0.1)
+        assert samples.told == "gaussian:25.5"
+        batch = samples.batch(0, Share())
+        assert torch.allclose(batch.level, torch.tensor(0.1))
+    elif noise == "gaussian:25":
+        assert torch.allclose(batch.level, torch.tensor(25 / 255))
 
 
 def test_batches_made_ahead_are_the_same() -> None:

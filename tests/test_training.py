@@ -195,6 +195,41 @@ def test_a_network_goes_on_from_a_model_file(pairs_file: Path, tmp_path: Path) -
     assert same(run.state.network.state_dict(), weights(tmp_path / "first"))
 
 
+def test_networks_are_told_the_level_that_suits_them(
+    pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {"architecture": "unet", "widths": [8, 16], "blocks": [1, 1]}
+    fresh = from_dict({"network": keys}, base=small(pairs_file, epochs=1))
+    train(fresh, tmp_path / "fresh", quiet=True)
+    model = tmp_path / "fresh" / "model.onnx"
+    assert modelfile.read(model).header.told == "gaussian:25"
+
+    def error(_: object, batch: Batch, level: float) -> torch.Tensor:
+        return torch.full_like(batch.noisy, (255 * level - 7) ** 2)
+
+    monkeypatch.setattr(training, "_weighed_error", error)
+    found = Run.prepare(from_dict({"network": {"start": str(model)}}, base=fresh), tmp_path / "two")
+    assert found.recipe.network.told == 8  # of those that are tried
+    assert found.samples.told == "gaussian:8"
+    said = {"start": str(model), "told": 40.0}
+    run = Run.prepare(from_dict({"network": said}, base=fresh), tmp_path / "three", quiet=True)
+    assert run.samples.told == "gaussian:40"
+
+
+def test_a_model_tells_the_engine_what_it_was_told(pairs_file: Path, tmp_path: Path) -> None:
+    from snowmelt import denoiser
+
+    keys = {"architecture": "unet", "widths": [8, 16], "blocks": [1, 1], "told": 40.0}
+    train(from_dict({"network": keys}, base=small(pairs_file)), tmp_path / "run", quiet=True)
+    model = denoiser.load(tmp_path / "run" / "model.onnx", precision="f32")
+    noisy = read_dataset(pairs_file).test.noisy[0]
+    silent, same, other = (
+        model(noisy, value_range=(0, 1), sigma=sigma) for sigma in ("auto", 40 / 255, 5 / 255)
+    )
+    assert np.array_equal(silent, same)
+    assert not np.allclose(silent, other)
+
+
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("loss", ["mse", "l1"])

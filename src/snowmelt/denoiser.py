@@ -355,6 +355,8 @@ class _Run:
         self._groups = _groups(header, self._colours)
         noise = settings.noise if sigma is levels.AUTO else _in_range(sigma, self._scale.span)
         check_noise(header, noise)
+        if isinstance(noise, str) and noise == levels.AUTO and header.told:
+            noise = header.told
         # Measured before the first band is asked for, so that a file is still untouched if it fails.
         self.level = self._find_level(noise) if header.conditioned and settings.strength else None
         reach = header.reach + (0 if self.level is None else self.level.reach)

@@ -24,6 +24,11 @@ from snowmelt.tiles import Window
 Picture: TypeAlias = NDArray[np.float32]
 
 AUTO = "auto"
+KINDS = (
+    noise.Gaussian,
+    noise.Poisson,
+    noise.PoissonGaussian,
+)  # the variance is a line over brightness
 # Of the blur that makes a brightness of noisy values: standard deviation and radius in pixels. 50 of them
 # count, so photons at a tenth of 30 at white leave 8 percent of the level uncertain.
 BLUR, BLUR_REACH = 2.0, 6
@@ -156,7 +161,7 @@ def find(given: Noise, image: Image, low: float, high: float) -> Level:
 
 def _parse(text: str, colours: int) -> Line:
     kind: Any = noise.parse(text)
-    if not isinstance(kind, noise.Gaussian | noise.Poisson | noise.PoissonGaussian):
+    if not isinstance(kind, KINDS):
         raise UserError(
             f"noise {text!r}: models are told a level; expected gaussian, poisson or poisson-gaussian"
         )

@@ -60,6 +60,8 @@ class Header:
         value_range: For float images the values that stand for 0 and 1; None: the user has to say them.
             Integer images span their type.
         conditioned: Whether there is a second input: the noise's standard deviation at every pixel.
+        told: What the second input is where the user says nothing, as `noise.parse` reads it, such as
+            "gaussian:25"; None: it is measured on each image.
         name: What people call the model.
         noise: What it was trained for, in words.
         recipe: How it was trained.
@@ -76,6 +78,7 @@ class Header:
     multiple: int
     value_range: tuple[float, float] | None = None
     conditioned: bool = False
+    told: str | None = None
     name: str | None = None
     noise: str | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -167,6 +170,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "multiple": (f"a whole number from 1 to {MAX_MULTIPLE}", _is_between(1, MAX_MULTIPLE)),
     "value_range": ("two finite numbers, the lower one first, or null", _is_range),
     "conditioned": ("true or false", lambda value: isinstance(value, bool)),
+    "told": ("text or null", _is_text_or_none),
     "name": ("text or null", _is_text_or_none),
     "noise": ("text or null", _is_text_or_none),
     "recipe": ("an object", _is_object),
@@ -358,6 +362,7 @@ def _facts(model: ModelFile) -> list[tuple[str, str]]:
         ("multiple", str(header.multiple)),
         ("value range", f"{low:g} to {high:g} for float images; integers span their type"),
         ("inputs", ", ".join(header.inputs)),
+        *([("noise level", header.told or "measured on each image")] if header.conditioned else []),
         ("trained for", header.noise or "not stated"),
         *_rows("trained on", header.data),
         *_rows("recipe", [header.recipe] if header.recipe else []),

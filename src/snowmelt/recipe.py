@@ -72,6 +72,8 @@ class Network:
     channel), or "unet", with ``widths`` and residual ``blocks`` for each level.
 
     ``start`` is a model file to go on from; the network is then that file's, whatever the other keys say.
+    ``told`` is the noise level (of 255) that a network is told of pictures whose level nobody knows; 0: that
+    at which the network to go on from is best, or 25.
     """
 
     architecture: str = "recipe-cnn"
@@ -80,6 +82,7 @@ class Network:
     activation: str = "relu"
     blocks: tuple[int, ...] = (2, 2, 2)
     start: str = ""
+    told: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,7 @@ def _check(recipe: Recipe) -> None:
     for key, number, least in (
         ("training.epochs", training.epochs, 1),
         ("training.steps", training.steps, 0),
+        ("network.told", recipe.network.told, 0),
         ("training.batch", training.batch, 1),
         ("training.patience", training.patience, 0),
         ("training.patch", training.patch, 0),

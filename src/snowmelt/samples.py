@@ -25,9 +25,10 @@ from torch import Tensor
 from snowmelt import cases, levels, sources, tiles
 from snowmelt import noise as noises
 from snowmelt.cases import ALONE, PAIR, TAKES, Roles
-from snowmelt.data import Dataset, Pairs
+from snowmelt.data import Dataset
 from snowmelt.errors import UserError
 from snowmelt.levels import Line
+from snowmelt.looks import spread
 from snowmelt.noise import Noise
 from snowmelt.recipe import Data, Recipe, Training
 from snowmelt.sources import Paired, Pictures
@@ -35,8 +36,10 @@ from snowmelt.sources import Paired, Pictures
 Picture = NDArray[np.float32]
 # Added to a noise level before a squared error is divided by it: without noise the error is not zero.
 LEAST_LEVEL = 0.01
+USUAL_LEVEL = 25 / 255  # that a network is told of noise whose level nobody knows
 RECORRUPTION = (0.3, 1.0)  # range of the part of new noise that is added
 SPOT = 8
+TRIED = 8  # pictures that tell whether all have a level
 HELD_OUT_SIDE = 320  # of held-out pictures, only the middle is scored
 MOST_HELD_OUT = 16
 
@@ -113,6 +116,17 @@ class Samples(Protocol):
     held_out: Sequence[Batch]
     roles: Roles
 
+    @property
+    def level(self) -> float | None:
+        """The noise level that networks are told of all pictures; None: each has its own."""
+
+    @property
+    def told(self) -> str | None:
+        """The same as `noise.parse` reads it; also where all have one noise whose level is a map."""
+
+    def tell(self, level: float) -> None:
+        """Tell networks of another level, the same for all pictures."""
+
     def tuning(self) -> list[cases.Pictures]:
         """Training pictures to tune filters on, of the roles."""
 
@@ -136,14 +150,39 @@ class StackSamples:
     slow = False
     roles = PAIR
 
-    def __init__(self, dataset: Dataset, training: Training, *, leveled: bool = False) -> None:
+    def __init__(self, dataset: Dataset, training: Training) -> None:
         self.training, self.title, self.sha256 = training, dataset.name, dataset.sha256
         self.data: list[dict[str, Any]] = [{"name": dataset.name, "sha256": dataset.sha256}]
-        self.pairs = _stacked(dataset.train, leveled)
+        self.level: float | None = USUAL_LEVEL
+        self.pairs, test = (
+            Batch(torch.from_numpy(part.noisy)[:, None], torch.from_numpy(part.clean)[:, None])
+            for part in (dataset.train, dataset.test)
+        )
         self.steps = training.steps or math.ceil(len(self.pairs) / training.batch)
         most = min(training.batch, len(self.pairs))
         self.sizes: tuple[int, ...] = (most, len(self.pairs) % most or most)
-        self.held_out: Sequence[Batch] = _split(_stacked(dataset.test, leveled), training.batch)
+        parts = (torch.split(each, training.batch) for each in (test.noisy, test.target))
+        self.held_out: Sequence[Batch] = [
+            Batch(noisy, clean, level=self._levels(noisy))
+            for noisy, clean in zip(*parts, strict=True)
+        ]
+
+    @property
+    def told(self) -> str:
+        """See `Samples`."""
+        assert self.level is not None
+        return _told(self.level)
+
+    def tell(self, level: float) -> None:
+        """See `Samples`."""
+        self.level = level
+        self.held_out = [
+            dataclasses.replace(each, level=self._levels(each.noisy)) for each in self.held_out
+        ]
+
+    def _levels(self, noisy: Tensor) -> Tensor:
+        assert self.level is not None
+        return torch.tensor(self.level).expand_as(noisy)
 
     def tuning(self) -> list[cases.Pictures]:
         """See `Samples`."""
@@ -160,38 +199,30 @@ class StackSamples:
         order = np.random.default_rng((training.seed, 0, epoch)).permutation(len(pairs))
         whole = order[position * training.batch :][: training.batch]
         chosen = torch.from_numpy(share.of(whole).copy())
-        level = None if pairs.level is None else pairs.level[chosen]
-        if training.patch == 0:
-            noisy, target = pairs.noisy[chosen], pairs.target[chosen]
-            return Batch(noisy, target, level=level, whole=len(whole))
-        rng = np.random.default_rng((training.seed, 1, step))
-        rows, columns = (
-            _random_slice(length, training.patch, rng) for length in pairs.noisy.shape[2:]
-        )
-        return Batch(
-            pairs.noisy[..., rows, columns][chosen],
-            pairs.target[..., rows, columns][chosen],
-            level=None if level is None else level[..., rows, columns],
-            whole=len(whole),
-        )
+        noisy, target = pairs.noisy, pairs.target
+        if training.patch:
+            rng = np.random.default_rng((training.seed, 1, step))
+            rows, columns = (
+                _random_slice(length, training.patch, rng) for length in noisy.shape[2:]
+            )
+            noisy, target = noisy[..., rows, columns], target[..., rows, columns]
+        noisy, target = noisy[chosen], target[chosen]
+        if training.flips:
+            turn = int(np.random.default_rng((training.seed, 2, step)).integers(8))
+            noisy, target = (_turned_batch(each, turn) for each in (noisy, target))
+        return Batch(noisy, target, level=self._levels(noisy), whole=len(whole))
 
 
-def _stacked(pairs: Pairs, leveled: bool) -> Batch:
-    noisy, clean = (torch.from_numpy(each)[:, None] for each in (pairs.noisy, pairs.clean))
-    if not leveled:
-        return Batch(noisy, clean)
-    maps = [
-        levels.of_pixels(picture[..., None], 0, 1).on(picture[..., None]) for picture in pairs.noisy
-    ]
-    return Batch(noisy, clean, level=torch.from_numpy(np.stack(maps))[:, None])
+def _turned_batch(pictures: Tensor, turn: int) -> Tensor:
+    """One of the eight flips and quarter turns; of pictures that are not square one of the four that fit."""
+    square = pictures.shape[2] == pictures.shape[3]
+    pictures = torch.rot90(pictures, turn if square else 2 * turn, (2, 3))
+    return pictures.flip(3) if turn >= 4 else pictures
 
 
-def _split(batch: Batch, size: int) -> list[Batch]:
-    parts = [
-        [None] * math.ceil(len(batch) / size) if each is None else torch.split(each, size)
-        for each in (batch.noisy, batch.target, batch.weight, batch.level)
-    ]
-    return [Batch(*each) for each in zip(*parts, strict=True)]
+def _told(level: float) -> str:
+    """A level as `noise.parse` reads it."""
+    return f"gaussian:{255 * level:.6g}"
 
 
 def _random_slice(length: int, side: int, rng: np.random.Generator) -> slice:
@@ -216,11 +247,13 @@ class Supervision(Protocol):
         pictures: Those that samples are cut from.
         noise: That is put on them, as text.
         roles: What there is of each picture to judge by: noisy and clean, two takes, or noisy alone.
+        level: The noise level that is told of all pictures; None: each sample has its own.
     """
 
     pictures: Pictures
     noise: str
     roles: Roles
+    level: float | None
 
     def __call__(self, index: int, rows: slice, columns: slice, rng: np.random.Generator) -> Sample:
         """A sample of a part of a picture."""
@@ -229,24 +262,31 @@ class Supervision(Protocol):
 class Noised:
     """Clean pictures; noise is made anew for every sample.
 
-    The squared error is divided by the noise level, so that all levels count alike.
+    The squared error is divided by the noise level, so that all levels count alike. Networks are told the
+    level where it can be said of a picture to be denoised, too.
     """
 
     roles = PAIR
 
     def __init__(self, pictures: Pictures, noise: Noise) -> None:
         self.pictures, self.noise, self._noise = pictures, str(noise), noise
+        drawn = noises.draw(noise, np.random.default_rng(0))
+        self.level: float | None = None if isinstance(drawn, levels.KINDS) else USUAL_LEVEL
 
     def __call__(self, index: int, rows: slice, columns: slice, rng: np.random.Generator) -> Sample:
         """See `Supervision`."""
         clean = self.pictures.crop(index, rows, columns)
         noise = noises.draw(self._noise, rng)
-        level = noises.level(noise, clean)
         noisy = noise(clean, rng)
-        if level is None:
-            return Sample(noisy, clean)
-        mean = float(np.sqrt(np.square(level, dtype=np.float64).mean()))
-        return Sample(noisy, clean, 1 / (mean + LEAST_LEVEL), level)
+        level = noises.level(noise, clean)
+        weight = 1.0 if level is None else 1 / (_mean_level(level) + LEAST_LEVEL)
+        told = level if self.level is None else self.level
+        assert told is not None
+        return Sample(noisy, clean, weight, told)
+
+
+def _mean_level(level: float | Picture) -> float:
+    return float(np.sqrt(np.square(level, dtype=np.float64).mean()))
 
 
 class Levels:
@@ -268,16 +308,16 @@ class Twins:
 
     noise = ""
 
-    def __init__(self, paired: Paired, *, leveled: bool, roles: Roles = PAIR) -> None:
+    def __init__(self, paired: Paired, roles: Roles = PAIR) -> None:
         self.pictures, self.targets, self.roles = paired.noisy, paired.target, roles
-        self._levels = Levels(self.pictures) if leveled else None
+        self.level: float | None = USUAL_LEVEL
 
     def __call__(self, index: int, rows: slice, columns: slice, rng: np.random.Generator) -> Sample:
         """See `Supervision`."""
         del rng
         noisy = self.pictures.crop(index, rows, columns)
-        level = self._levels(index, noisy) if self._levels else 0.0
-        return Sample(noisy, self.targets.crop(index, rows, columns), level=level)
+        assert self.level is not None
+        return Sample(noisy, self.targets.crop(index, rows, columns), level=self.level)
 
 
 class Recorrupted:
@@ -294,6 +334,7 @@ class Recorrupted:
 
     def __init__(self, pictures: Pictures) -> None:
         self.pictures, self._levels = pictures, Levels(pictures)
+        self.level: float | None = None
 
     def __call__(self, index: int, rows: slice, columns: slice, rng: np.random.Generator) -> Sample:
         """See `Supervision`."""
@@ -302,7 +343,7 @@ class Recorrupted:
         part = rng.uniform(*RECORRUPTION)
         new = level * rng.standard_normal(noisy.shape, np.float32)
         # The target's noise is of variance level^2 (1 + 1 / a^2): the less it has, the more it counts.
-        weight = part**2 / (1 + part**2) / (float(level.mean()) + LEAST_LEVEL)
+        weight = part**2 / (1 + part**2) / (_mean_level(level) + LEAST_LEVEL)
         told = level * np.float32(math.sqrt(1 + part**2))
         return Sample(noisy + np.float32(part) * new, noisy - new / np.float32(part), weight, told)
 
@@ -317,14 +358,13 @@ class BlindSpot:
     noise = ""
     roles = ALONE
 
-    def __init__(self, pictures: Pictures, *, leveled: bool) -> None:
+    def __init__(self, pictures: Pictures) -> None:
         self.pictures = pictures
-        self._levels = Levels(pictures) if leveled else None
+        self.level: float | None = USUAL_LEVEL
 
     def __call__(self, index: int, rows: slice, columns: slice, rng: np.random.Generator) -> Sample:
         """See `Supervision`."""
         noisy = self.pictures.crop(index, rows, columns)
-        level = self._levels(index, noisy) if self._levels else 0.0
         y, x = _spots(noisy.shape[0], noisy.shape[1], rng)
         place = rng.integers(1, 25, len(y)) + 12  # in the 5 x 5 around it, any but the middle
         down, across = place // 5 % 5 - 2, place % 5 - 2
@@ -334,7 +374,8 @@ class BlindSpot:
         ]
         weight = np.zeros((*noisy.shape[:2], 1), np.float32)
         weight[y, x] = noisy[..., 0].size / len(y)
-        return Sample(hidden, noisy, weight, level)
+        assert self.level is not None
+        return Sample(hidden, noisy, weight, self.level)
 
 
 def _mirrored(places: NDArray[np.int64], length: int) -> NDArray[np.int64]:
@@ -384,10 +425,30 @@ class CropSamples:
                 (f"held out: {_title(held_out.pictures)}", held_out.pictures),
             )
         ]
-        self.held_out: Sequence[Batch] = [
-            _stack([self._held_out_sample(index, multiple)])
-            for index in range(min(len(held_out.pictures), MOST_HELD_OUT))
-        ]
+        self._multiple = multiple
+        self.held_out: Sequence[Batch] = self._all_held_out()
+
+    def _all_held_out(self) -> list[Batch]:
+        count = min(len(self._held_out.pictures), MOST_HELD_OUT)
+        return [_stack([self._held_out_sample(index)]) for index in range(count)]
+
+    @property
+    def level(self) -> float | None:
+        """See `Samples`."""
+        return self.supervision.level
+
+    @property
+    def told(self) -> str | None:
+        """See `Samples`."""
+        if self.level is not None:
+            return _told(self.level)
+        fixed = self.noise and noises.is_fixed(noises.parse(self.noise))
+        return self.noise if fixed else None
+
+    def tell(self, level: float) -> None:
+        """See `Samples`."""
+        self.supervision.level = self._held_out.level = level
+        self.held_out = self._all_held_out()
 
     def tuning(self) -> list[cases.Pictures]:
         """See `Samples`."""
@@ -419,11 +480,11 @@ class CropSamples:
         turn = int(rng.integers(8)) if self.training.flips else 0
         return _changed(sample, lambda picture: _turned(_padded(picture, self.patch), turn))
 
-    def _held_out_sample(self, index: int, multiple: int) -> Sample:
+    def _held_out_sample(self, index: int) -> Sample:
         """The middle of a held-out picture; its sides divide by what the network needs."""
         rng = np.random.default_rng((self.training.seed, 2, index))
         supervision = self._held_out
-        rows, columns = _middle(supervision.pictures.shapes[index], multiple)
+        rows, columns = _middle(supervision.pictures.shapes[index], self._multiple)
         sample = supervision(index, rows, columns, rng)
         sides = rows.stop - rows.start, columns.stop - columns.start
         return _changed(sample, lambda picture: _padded(picture, *sides))
@@ -542,12 +603,12 @@ def prepare(
     """
     data, training = recipe.data, recipe.training
     if not data.own:
-        return StackSamples(dataset(), training, leveled=conditioned)
+        return StackSamples(dataset(), training)
     supervision, held_out = _supervisions(data, training.seed, conditioned)
     return CropSamples(supervision, held_out, training, multiple=multiple)
 
 
-def _supervisions(data: Data, seed: int, leveled: bool) -> tuple[Supervision, Supervision]:
+def _supervisions(data: Data, seed: int, conditioned: bool) -> tuple[Supervision, Supervision]:
     """What is trained on and what is held out."""
     if data.clean and not data.noisy:
         return _noised(data, seed)
@@ -556,7 +617,7 @@ def _supervisions(data: Data, seed: int, leveled: bool) -> tuple[Supervision, Su
             f"data.noise = {data.noise!r} is for clean pictures alone; leave it or --noisy out"
         )
     if not (data.clean or data.noisy_too):
-        return _alone(data, seed, leveled)
+        return _alone(data, seed, conditioned)
     if data.clean and data.noisy_too:
         raise UserError(
             "noisy pictures have one target: clean ones (--clean) or other takes of the same (--noisy-too); "
@@ -566,7 +627,7 @@ def _supervisions(data: Data, seed: int, leveled: bool) -> tuple[Supervision, Su
     sources.check_pairs(paired, target_is_clean=bool(data.clean))
     train, held_out = sources.split_pairs(paired, held_out=data.held_out, seed=seed)
     roles = PAIR if data.clean else TAKES
-    return Twins(train, leveled=leveled, roles=roles), Twins(held_out, leveled=leveled, roles=roles)
+    return Twins(train, roles), Twins(held_out, roles)
 
 
 def _noised(data: Data, seed: int) -> tuple[Supervision, Supervision]:
@@ -582,20 +643,32 @@ def _noised(data: Data, seed: int) -> tuple[Supervision, Supervision]:
     return Noised(train, noise), Noised(held_out, noise)
 
 
-def _alone(data: Data, seed: int, leveled: bool) -> tuple[Supervision, Supervision]:
+def _alone(data: Data, seed: int, conditioned: bool) -> tuple[Supervision, Supervision]:
     """Noisy pictures without a target."""
     pictures = _open(data.noisy, data)
     train, held_out = sources.split_pictures(pictures, held_out=data.held_out, seed=seed)
     way = data.self_supervision
     if way == "auto":
-        way = "recorrupted" if leveled else "blind-spot"
+        way = "recorrupted" if conditioned and _leveled(train) else "blind-spot"
     if way == "blind-spot":
-        return BlindSpot(train, leveled=leveled), BlindSpot(held_out, leveled=leveled)
-    if not leveled:
+        return BlindSpot(train), BlindSpot(held_out)
+    if not conditioned:
         raise UserError(
             'data.self_supervision = "recorrupted" needs a network that is told the noise level, such as unet'
         )
+    if not _leveled(train):
+        raise UserError(
+            f'data.self_supervision = "recorrupted": in most of {_title(train)} no noise can be told from '
+            'fine detail; use "blind-spot"'
+        )
     return Recorrupted(train), Recorrupted(held_out)
+
+
+def _leveled(pictures: Pictures) -> bool:
+    """Whether most pictures, of a few, have noise whose level can be measured."""
+    places = spread(len(pictures), TRIED)
+    found = [levels.of_pixels(pictures.whole(place), 0, 1) for place in places]
+    return sum(not line.is_zero(slice(None)) for line in found) > len(found) / 2
 
 
 def _open(texts: Sequence[str], data: Data) -> Pictures:

@@ -44,9 +44,10 @@ from snowmelt.files import replacing
 from snowmelt.models import Network, is_finite, summary
 from snowmelt.photos import NoisyPhoto, read_photos
 from snowmelt.recipe import Recipe
-from snowmelt.samples import Ahead, Batch, Samples, Share
+from snowmelt.samples import USUAL_LEVEL, Ahead, Batch, Samples, Share
 from snowmelt.shapes import write_dataset
 
+LEVELS = (1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 18.0, 25.0, 35.0, 50.0)  # of 255, that are tried
 PSNR_PROTOCOL = "mean over the pictures of PSNR, output clipped to [0, 1], data range 1"
 STATE_FORMAT = 2
 LEFT_BY_A_RUN = (
@@ -198,6 +199,37 @@ def _start(model: str, channels: int) -> Network:
     return network
 
 
+def _with_level(recipe: Recipe, network: Network, chosen: Samples) -> Recipe:
+    """Settle the level that the network is told, where the pictures' own is not known."""
+    if chosen.level is None or not network.conditioned:
+        return recipe
+    told = recipe.network.told
+    if not told:
+        told = _best_level(network, chosen) if recipe.network.start else USUAL_LEVEL * 255
+    chosen.tell(told / 255)
+    return dataclasses.replace(recipe, network=dataclasses.replace(recipe.network, told=told))
+
+
+def _best_level(network: Network, chosen: Samples) -> float:
+    """The level (of 255) at which a trained network is closest to the targets of two steps."""
+    batches = [chosen.batch(step, Share()) for step in range(2)]
+
+    def error(told: float) -> float:
+        return sum(float(_weighed_error(network, batch, told / 255).mean()) for batch in batches)
+
+    with torch.inference_mode():
+        return min(LEVELS, key=error)
+
+
+def _weighed_error(network: Network, batch: Batch, level: float) -> Tensor:
+    """Squared errors of a network that is told one level, times their weights."""
+    device = next(network.parameters()).device
+    batch = batch.to(device)
+    told = torch.full_like(batch.noisy[:, :1], level)
+    errors = (network(batch.noisy, told) - batch.target).square()
+    return errors if batch.weight is None else errors * batch.weight
+
+
 def noisy_photos(recipe: Recipe) -> list[NoisyPhoto]:
     """The photos that a recipe names, noised."""
     pictures = recipe.pictures
@@ -254,6 +286,7 @@ class Run:
             device, memory_format=torch.channels_last
         )  # type: ignore[call-overload]
         bf16 = use_bf16(recipe.training.precision, device)
+        recipe = _with_level(recipe, network, chosen)
         keep = recipe.optimizer.ema
         state = State(
             network,
@@ -450,6 +483,7 @@ class Run:
             recipe=recipes.without_folders(self.recipe),
             data=chosen.data,
             noise=chosen.noise or None,
+            told=chosen.told if network.conditioned else None,
             value_range=chosen.value_range,
             scores=[score | {"data": f"{count} held-out pictures of {chosen.title}"}],
         )

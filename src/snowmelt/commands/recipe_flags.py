@@ -23,6 +23,8 @@ RECIPE_FLAGS = {
     "--clean": ("data.clean", "clean ones: of each noisy one, or alone together with --noise"),
     "--noisy-too": ("data.noisy_too", "a second noisy take of each noisy one"),
     "--noise": ("data.noise", "noise to put on clean pictures, such as gaussian:0-55"),
+    "--range": ("data.range", "values of black and white, where files do not say"),
+    "--axes": ("data.axes", "names of the dimensions, where files do not say, such as ZYX"),
     "--sha256": ("data.sha256", "SHA-256 that the data file must have"),
     "--architecture": ("network.architecture", "recipe-cnn or unet"),
     "--widths": ("network.widths", "channels of each hidden layer"),
