@@ -368,16 +368,25 @@ def test_a_foreign_onnx_file(path):
     refused(path, "it is an ONNX file .made by 'snowmelt'., but not Snowmelt's")
 
 
+def test_the_older_format_has_no_level_that_is_told(path):
+    alter_header(path, format=1, told=...)
+    header = modelfile.read(path).header
+    assert (header.told, header.channels) == (None, 1)
+
+
 def test_a_newer_format(path):
-    alter_header(path, format=2)
-    refused(path, f"format 2; this is snowmelt {__version__}.*Update snowmelt: pip install")
+    alter_header(path, format=modelfile.FORMAT + 1)
+    refused(
+        path,
+        f"format {modelfile.FORMAT + 1}; this is snowmelt {__version__}.*Update snowmelt: pip install",
+    )
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"format": "1"}, "format is '1'; expected 1"),
-        ({"format": ...}, "format is None; expected 1"),
+        ({"format": "1"}, "format is '1'; expected 2"),
+        ({"format": ...}, "format is None; expected 2"),
         ({"format": True}, "format is True"),
         ({"architecture": "unet-9"}, "architecture 'unet-9' is unknown; .*recipe-cnn.*newer"),
         ({"architecture": 5}, "architecture is 5; expected a name"),

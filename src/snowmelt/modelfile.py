@@ -30,7 +30,7 @@ from snowmelt.onnxfile import short
 if TYPE_CHECKING:
     from torch import nn
 
-FORMAT = 1
+FORMAT = 2  # 2 brought the key "told"
 HEADER_KEY = "snowmelt"
 ARCHITECTURES = (
     "recipe-cnn",
