@@ -1,7 +1,8 @@
 """The noise doctor on real images with known noise: six noises at three strengths, and what it advises.
 
-Prints a JSON line for the clean images, for each of the 18 cases, and (--filters) for how far the filter that
-is advised is behind the best of all filters, tuned on these very images. Needs SNOWMELT_DATA.
+Prints a JSON line for the clean images, for each of the 18 cases, and (--paths) for how far what is advised,
+the model that ships or a filter, is behind the best of the model and of all filters, tuned on these very
+images. Needs SNOWMELT_DATA.
 """
 
 import argparse
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from snowmelt import baselines, diagnosis
+from snowmelt import baselines, denoiser, diagnosis
+from snowmelt.commands.inspect import FOR_SHIPPED
 from snowmelt.metrics import psnr
 from snowmelt.noise import Gaussian, Poisson, PoissonGaussian, SaltAndPepper
 
@@ -121,12 +123,20 @@ def examine(kind: str, pictures: list[Picture], store: Callable[[Picture], Pictu
         print(json.dumps(row), flush=True)
 
 
+def total(found: diagnosis.Findings) -> float:
+    """Level of all that was found."""
+    return float(np.sqrt(found.sigma**2 + found.rows**2 + found.columns**2))
+
+
 def middle(image: Picture) -> Picture:
     return image[100 : 100 + SIDE, 150 : 150 + SIDE]
 
 
-def compare(kind: str, pictures: list[Picture]) -> None:
-    """The filter that is advised for each image against the best filter tuned with the truth of all."""
+def compare(kind: str, pictures: list[Picture], model: denoiser.Denoiser) -> None:
+    """What is advised for each image against the best filter tuned with the truth of all, and the model.
+
+    The model is taken twice: as it is advised, measuring the level, and told the level of all noise found.
+    """
     filters = baselines.choose(baselines.ALWAYS_THERE)
     clean = [middle(picture) for picture in pictures]
 
@@ -144,11 +154,21 @@ def compare(kind: str, pictures: list[Picture]) -> None:
         noisy = [middle(each) for each in whole]
         found = [diagnosis.diagnose(each, (0, 1)) for each in whole]
         advised = [diagnosis.choose_filter(each, 1) for each in found]
+        measured = [middle(model(each, value_range=(0, 1))) for each in whole]
         denoised = [
-            filters[choice[0]].apply(image, choice[1]) if choice else image
-            for choice, image in zip(advised, noisy, strict=True)
+            by_model
+            if each.kind in FOR_SHIPPED
+            else filters[choice[0]].apply(image, choice[1])
+            if choice
+            else image
+            for each, choice, image, by_model in zip(found, advised, noisy, measured, strict=True)
         ]
-        tuned = {
+        told = [
+            middle(model(image, value_range=(0, 1), sigma=total(each)))
+            for each, image in zip(found, whole, strict=True)
+        ]
+        tuned = {"model": score(measured), "model, told": score(told)}
+        tuned |= {
             each.label: score([each(image) for image in noisy])
             for each in baselines.tune(noisy, clean, filters)
         }
@@ -156,8 +176,12 @@ def compare(kind: str, pictures: list[Picture]) -> None:
         row = {"noise": kind, "strength": strength + 1, "noisy": round(score(noisy), 2)}
         row |= {"advised": round(score(denoised), 2), "best": round(tuned[best], 2)}
         row |= {
-            "filters": collections.Counter(choice[0] if choice else "none" for choice in advised),
-            "best filter": best,
+            "paths": collections.Counter(
+                "model" if each.kind in FOR_SHIPPED else choice[0] if choice else "none"
+                for each, choice in zip(found, advised, strict=True)
+            ),
+            "best path": best,
+            "models": [round(tuned[name], 2) for name in ("model", "model, told")],
         }
         print(json.dumps(row), flush=True)
 
@@ -165,7 +189,9 @@ def compare(kind: str, pictures: list[Picture]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--filters", action="store_true", help="also hold the advice against all filters"
+        "--paths",
+        action="store_true",
+        help="also hold the advice against all filters and the model",
     )
     parser.add_argument("--bsds", type=int, default=6, help="images of BSDS500")
     parser.add_argument(
@@ -181,8 +207,8 @@ def main() -> None:
     print(json.dumps({"noise": "none", "votes": collections.Counter(each.kind for each in found)}))
     for kind in CASES:
         examine(kind, pictures, as_8_bit)
-    for kind in CASES if options.filters else ():
-        compare(kind, pictures)
+    for kind in CASES if options.paths else ():
+        compare(kind, pictures, denoiser.load())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import quality
-from snowmelt import cases, denoiser, evaluation, modelfile, noise
+from snowmelt import cases, denoiser, evaluation, modelfile, noise, recipe
 from snowmelt.cases import Picture
 
 WEIGHTS = Path(__file__).parents[1] / "src" / "snowmelt" / "weights"
@@ -55,6 +55,7 @@ def main() -> None:
     ]
     header = dataclasses.replace(
         found.header,
+        recipe=recipe.without_folders(recipe.from_dict(found.header.recipe)),
         name=options.name,
         scores=scores,
         licence=LICENCE,

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from snowmelt import images, modelfile
+from snowmelt import budget, images, modelfile
 from snowmelt.cli import main
 from snowmelt.models import RecipeCNN
 
@@ -22,6 +22,11 @@ SHORT = {
     "demo": ["--data", "pairs.h5", "--epochs", "2", "--every", "1"],
     "train": ["--data", "pairs.h5", "--epochs", "1"],
 }
+OWN = [
+    "--set", "training.epochs=1", "--set", "training.steps=2", "--set", "training.batch=2",
+    "--set", "training.patch=16", "--set", "data.held_out=0.4",
+    "--set", "network.widths=[8,16]", "--set", "network.blocks=[1,1]", "--force",
+]  # fmt: skip
 
 
 def commands() -> list[str]:
@@ -38,7 +43,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images.write(folder / "scan.tif", np.full((40, 50), 3000, np.uint16))
     images.write(folder / "a.jpg", np.full((40, 50, 3), 90, np.uint8))
     images.write(folder / "b.png", np.full((40, 50), 90, np.uint8))
+    images.write(folder / "photo.jpg", np.full((40, 50, 3), 90, np.uint8))
     write_keras_model(folder / "dn-mdl.h5")
+    random = np.random.default_rng(0)
+    for index in range(4):
+        clean = np.kron(random.integers(40, 216, (5, 6)), np.ones((8, 8)))
+        for name, sigma in (("noisy", 15), ("clean", 0)):
+            (folder / name).mkdir(exist_ok=True)
+            picture = np.clip(clean + random.normal(0, sigma, clean.shape), 0, 255)
+            images.write(folder / name / f"{index}.png", picture.astype(np.uint8))
     return folder
 
 
@@ -65,10 +78,12 @@ def test_the_commands_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(folder)
     found = commands()
     assert len(found) >= 7
+    monkeypatch.setattr(budget, "fit", lambda recipe, *_, **__: (recipe, ""))
     for command in found:
         words = shlex.split(command)[1:]
-        resuming = "--resume" in words
-        extra = [] if resuming else SHORT.get(words[0], [])
+        extra = [] if "--resume" in words else SHORT.get(words[0], [])
+        if "--noisy" in words:
+            extra = OWN
         if words[0] == "demo" and Path("runs/demo").exists():
             continue  # the same command, told twice
         assert main([*words, *extra]) == 0, command

@@ -615,7 +615,11 @@ DENOISE = "snowmelt denoise {file} --model MODEL.onnx  # with that model"
 SIMULATE = (
     "snowmelt evaluate --clean CLEAN_FOLDER --noise {noise} --model MODEL.onnx  # any good at it?"
 )
-PAIRS = "snowmelt train --data PAIRS.h5  # noisy and clean pictures with just this noise"
+PAIRS = (
+    "snowmelt train --noisy NOISY --clean CLEAN  # pictures with just this noise, and clean ones"
+)
+ALONE = "snowmelt train --noisy NOISY  # many pictures like this one, nothing clean"
+PUT_ON = "snowmelt train --clean CLEAN --noise {noise}  # clean pictures only"
 TAKES = (
     "snowmelt evaluate --noisy FOLDER_1 --noisy-too FOLDER_2  # two takes of each scene, no truth"
 )
@@ -639,17 +643,19 @@ ADVICE: Mapping[str, Advice] = {
     "gaussian": Advice(
         "The noise all denoisers are made for; also one that was trained for just this level.",
         (Choice(35, "nlm", 1.05), Choice(ANY, "tv", 0.85)),
-        (PAIRS, DENOISE, SIMULATE),
+        (ALONE, PUT_ON, DENOISE, SIMULATE),
     ),
     "poisson": Advice(
-        "A denoiser for one level blurs the dark and leaves noise in the bright; train with such noise.",
+        "A denoiser for one level blurs the dark and leaves noise in the bright; the model that ships takes "
+        "the level as a map.",
         (Choice(15, "nlm", 1.15), Choice(ANY, "tv", 0.95)),
-        (PAIRS, DENOISE, SIMULATE),
+        (ALONE, PUT_ON, DENOISE, SIMULATE),
     ),
     "poisson-gaussian": Advice(
-        "A denoiser for one level blurs the dark and leaves noise in the bright; train with such noise.",
+        "A denoiser for one level blurs the dark and leaves noise in the bright; the model that ships takes "
+        "the level as a map.",
         (Choice(18, "nlm", 1.1), Choice(ANY, "tv", 0.87)),
-        (PAIRS, DENOISE, SIMULATE),
+        (ALONE, PUT_ON, DENOISE, SIMULATE),
     ),
     "dependent": Advice(
         "The picture went through a tone curve; a denoiser for one level is right at one brightness only.",
@@ -671,7 +677,7 @@ ADVICE: Mapping[str, Advice] = {
     "impulse": Advice(
         "Lost pixels say nothing of what they were; a mean would smear them, a median leaves them out.",
         (Choice(0.12, "median", 3), Choice(ANY, "median", 5)),
-        (PAIRS, DENOISE, SIMULATE),
+        (PUT_ON, DENOISE, SIMULATE),
     ),
 }
 

@@ -1,0 +1,111 @@
+"""What the models that ship promise, on photographs that come with scikit-image (none was learnt from)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from skimage import data, restoration
+
+import snowmelt
+from snowmelt import images, modelfile, zoo
+from snowmelt.cli import main
+from snowmelt.metrics import psnr
+
+PHOTOS = {
+    "camera": lambda: data.camera()[100:420, 100:420],
+    "astronaut": lambda: data.astronaut()[:320, 60:380],
+    "coffee": lambda: data.coffee()[40:360, 100:420],
+}
+
+
+def noisy(clean: NDArray[np.uint8], sigma: float) -> NDArray[np.float32]:
+    random = np.random.default_rng(0)
+    return (clean / 255 + random.normal(0, sigma / 255, clean.shape)).astype(np.float32)
+
+
+def axis(picture: NDArray[Any]) -> int | None:
+    return -1 if picture.ndim == 3 else None
+
+
+@pytest.fixture(scope="module")
+def base() -> snowmelt.Denoiser:
+    return snowmelt.load(precision="f32")
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+@pytest.mark.parametrize(("sigma", "lead"), [(15, 1.5), (25, 1.5), (50, 1.5)])
+def test_it_beats_total_variation_and_measures_the_level(
+    name: str, sigma: int, lead: float, base: snowmelt.Denoiser
+) -> None:
+    """The filter is given its best weight of many; the model only the picture."""
+    clean = PHOTOS[name]()
+    picture, truth = noisy(clean, sigma), clean / 255
+
+    def score(denoised: NDArray[Any]) -> float:
+        return float(psnr(truth, np.clip(denoised, 0, 1), data_range=1))
+
+    tuned = max(
+        score(restoration.denoise_tv_chambolle(picture, weight, channel_axis=axis(clean)))
+        for weight in sigma / 255 * np.array([0.5, 0.7, 0.9, 1.2])
+    )
+    measured = score(base(picture, value_range=(0, 1), channel_axis=axis(clean)))
+    told = score(base(picture, value_range=(0, 1), channel_axis=axis(clean), sigma=sigma / 255))
+    assert told > tuned + lead
+    assert measured > told - 0.15
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_clean_photos_keep_their_detail(name: str, base: snowmelt.Denoiser) -> None:
+    clean = PHOTOS[name]()
+    denoised = base(clean, channel_axis=axis(clean))
+    assert np.array_equal(denoised, clean) or psnr(clean, denoised, data_range=255) > 45
+
+
+@pytest.mark.parametrize("name", ["camera", "astronaut"])
+def test_tiles_do_not_show(name: str) -> None:
+    whole, tiled = (snowmelt.load(precision="f32", tile=tile) for tile in (None, 288))
+    picture = noisy(PHOTOS[name](), 25)
+    settings = {"value_range": (0, 1), "channel_axis": axis(picture), "sigma": 0.1}
+    np.testing.assert_allclose(whole(picture, **settings), tiled(picture, **settings), atol=2e-6)
+
+
+def test_half_of_everything_is_half_of_the_result(base: snowmelt.Denoiser) -> None:
+    picture = noisy(PHOTOS["camera"](), 25)
+    one = base(picture, value_range=(0, 1), sigma=0.1)
+    half = base(picture / 2, value_range=(0, 1), sigma=0.05)
+    np.testing.assert_allclose(half, one / 2, atol=1e-5)
+
+
+def test_they_say_what_they_are() -> None:
+    shipped = zoo.shipped()
+    assert {"base-grey", "base-colour"} <= set(shipped)
+    cards = (Path(__file__).parents[1] / "docs" / "models.md").read_text("utf-8")
+    for name, path in shipped.items():
+        model = modelfile.read(path)
+        header = model.header
+        assert header.name == name
+        assert len(model.raw) < 20e6
+        assert all(len(row["sha256"]) == 64 for row in header.data)
+        assert all("protocol" in row and row["value"] > 20 for row in header.scores)
+        assert header.licence
+        assert header.noise == "gaussian:0-55"
+        assert "/" not in json.dumps(
+            header.recipe["data"]["clean"]
+        )  # names, not folders of a machine
+        assert model.sha256 in cards
+
+
+def test_a_photo_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clean = PHOTOS["astronaut"]()
+    spoilt = np.clip(np.rint(noisy(clean, 20) * 255), 0, 255).astype(np.uint8)
+    images.write(tmp_path / "photo.png", spoilt)
+    assert main(["denoise", str(tmp_path / "photo.png")]) == 0
+    denoised = images.read(tmp_path / "photo_denoised.png")
+    gain = psnr(clean, denoised, data_range=255) - psnr(clean, spoilt, data_range=255)
+    assert gain > 7
+    assert "noise level" in capsys.readouterr().err
+    assert main(["models"]) == 0
+    assert "base-colour" in capsys.readouterr().out
