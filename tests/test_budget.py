@@ -23,8 +23,11 @@ def fake(monkeypatch: pytest.MonkeyPatch, step_of_first: float) -> None:
     """Smaller networks are three times as fast, each."""
 
     def tried(recipe: Recipe) -> Trial:
-        place = [widths for widths, _ in NETWORKS].index(recipe.network.widths)
-        return Trial(step_of_first / 3**place, score=0.5, pixels=131_072, parameters=1000)
+        sizes = [widths for widths, _ in NETWORKS]
+        place = sizes.index(recipe.network.widths) if recipe.network.widths in sizes else 0
+        area = (recipe.training.patch or 128) ** 2
+        step = step_of_first / 3**place * area / 128**2
+        return Trial(step, score=0.5, pixels=8 * area, parameters=1000)
 
     monkeypatch.setattr(budget, "_try", tried)
 
@@ -43,6 +46,17 @@ def test_the_largest_network_that_sees_enough(
     if place < len(NETWORKS) - 1:
         assert steps * 131_072 >= ENOUGH_PIXELS * 0.95
     assert f"{EPOCHS} epochs of {found.training.steps} steps" in said
+
+
+@pytest.mark.parametrize(("seconds", "patch"), [(600, 128), (200, 96), (60, 64)])
+def test_a_short_time_makes_more_and_smaller_steps(
+    seconds: float, patch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(monkeypatch, 0.11)
+    recipe = from_dict({"training": {"patch": 128}})
+    found, said = fit(recipe, seconds, free_network=False)
+    assert found.training.patch == patch
+    assert f"as small as {patch} pixels" in said
 
 
 def test_too_short_a_time_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,9 @@ NETWORKS: Sequence[tuple[tuple[int, ...], tuple[int, ...]]] = (
     ((16, 32, 48, 64), (1, 1, 1, 1)),
 )
 ENOUGH_PIXELS = 60e6
+# Of a short time, more and smaller steps are made: patches are cut smaller until there are so many.
+ENOUGH_STEPS = 1500
+SMALLER_PATCHES = (96, 64)
 EPOCHS = 20
 TRIAL_STEPS = 4  # timed, after one that is not
 RESERVE = 0.08  # of the time: other programs run too
@@ -78,6 +81,12 @@ def fit(recipe: Recipe, seconds: float, *, free_network: bool = True) -> tuple[R
         tried.append(f"{trial.parameters:,} parameters: {steps * trial.pixels / 1e6:.0f} Mpx")
         if steps * trial.pixels >= ENOUGH_PIXELS:
             break
+    for patch in SMALLER_PATCHES:
+        if steps < ENOUGH_STEPS and patch < candidate.training.patch:
+            training = dataclasses.replace(candidate.training, patch=patch)
+            candidate = dataclasses.replace(candidate, training=training)
+            trial = _try(candidate)
+            steps = trial.steps(seconds)
     if steps < EPOCHS:
         raise UserError(
             f"a budget of {seconds:.0f} s is {max(steps, 0)} steps of {trial.step:.2g} s here; expected time "
@@ -86,8 +95,9 @@ def fit(recipe: Recipe, seconds: float, *, free_network: bool = True) -> tuple[R
     training = dataclasses.replace(candidate.training, epochs=EPOCHS, steps=steps // EPOCHS)
     return dataclasses.replace(candidate, training=training), (
         f"{seconds:.0f} s: {_name(candidate)}, {EPOCHS} epochs of {training.steps} steps, each "
-        f"{trial.step * 1000:.0f} ms on {trial.pixels:,} pixels here. In that time it sees, largest network "
-        f"first: {'; '.join(tried)} ({ENOUGH_PIXELS / 1e6:.0f} are enough, the last one is taken)"
+        f"{trial.step * 1000:.0f} ms on {trial.pixels:,} pixels here. With patches as in the recipe it would see, "
+        f"largest network first: {'; '.join(tried)} ({ENOUGH_PIXELS / 1e6:.0f} are enough, the last one is "
+        f"taken); for {ENOUGH_STEPS:,} steps patches are cut as small as {training.patch} pixels"
     )
 
 

@@ -409,7 +409,9 @@ class CropSamples:
         self.supervision, self.training, self.roles = supervision, training, supervision.roles
         self._held_out = held_out
         self.channels, self.noise = pictures.channels, supervision.noise
-        self.value_range: tuple[float, float] | None = pictures.value_range
+        # Integers of 8 and 16 bits span their type, before training as after.
+        spanning = pictures.dtype.kind in "ui" and pictures.dtype.itemsize <= 2
+        self.value_range = None if spanning else pictures.value_range
         self.patch = tiles.round_up(training.patch, multiple) or _common_side(pictures, multiple)
         areas = np.array([height * width for height, width in pictures.shapes], np.float64)
         self._chances = np.cumsum(areas / areas.sum())
