@@ -95,9 +95,9 @@ def fit(recipe: Recipe, seconds: float, *, free_network: bool = True) -> tuple[R
     training = dataclasses.replace(candidate.training, epochs=EPOCHS, steps=steps // EPOCHS)
     return dataclasses.replace(candidate, training=training), (
         f"{seconds:.0f} s: {_name(candidate)}, {EPOCHS} epochs of {training.steps} steps, each "
-        f"{trial.step * 1000:.0f} ms on {trial.pixels:,} pixels here. With patches as in the recipe it would see, "
-        f"largest network first: {'; '.join(tried)} ({ENOUGH_PIXELS / 1e6:.0f} are enough, the last one is "
-        f"taken); for {ENOUGH_STEPS:,} steps patches are cut as small as {training.patch} pixels"
+        f"{trial.step * 1000:.0f} ms on {trial.pixels:,} pixels here. With patches as in the recipe it would "
+        f"see, largest network first: {'; '.join(tried)} ({ENOUGH_PIXELS / 1e6:.0f} are enough, the last one "
+        f"is taken); for {ENOUGH_STEPS:,} steps patches are cut as small as {training.patch} pixels"
     )
 
 
