@@ -42,9 +42,9 @@ def test_the_largest_network_that_sees_enough(
     assert found.network.architecture == "unet"
     steps = found.training.epochs * found.training.steps
     step = 0.2 / 3**place
-    assert 0.8 * seconds < steps * step + EPOCHS * 0.5 < seconds
+    assert 0.7 * seconds < steps * step + EPOCHS * 0.5 < seconds
     if place < len(NETWORKS) - 1:
-        assert steps * 131_072 >= ENOUGH_PIXELS * 0.95
+        assert steps * 131_072 >= ENOUGH_PIXELS * 0.9
     assert f"{EPOCHS} epochs of {found.training.steps} steps" in said
 
 

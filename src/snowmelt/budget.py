@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,8 +31,8 @@ ENOUGH_PIXELS = 60e6
 ENOUGH_STEPS = 1500
 SMALLER_PATCHES = (96, 64)
 EPOCHS = 20
-TRIAL_STEPS = 4  # timed, after one that is not
-RESERVE = 0.08  # of the time: other programs run too
+TRIAL_SECONDS = 3.0  # of steps that are timed, after two that are not
+RESERVE = 0.15  # of the time: steps were up to 40 percent slower later than in a trial
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,10 @@ def _name(recipe: Recipe) -> str:
 def _try(recipe: Recipe) -> Trial:
     with TemporaryDirectory() as folder:
         run = Run.prepare(recipe, Path(folder), quiet=True)
-        times = []
-        for step in range(1 + TRIAL_STEPS):
+        times: list[float] = []
+        while sum(times[2:]) < TRIAL_SECONDS:
             began = time.perf_counter()
-            batch = run.samples.batch(step, run.share)
+            batch = run.samples.batch(len(times), run.share)
             run.step(batch)
             times.append(time.perf_counter() - began)
         began = time.perf_counter()
@@ -131,4 +132,4 @@ def _try(recipe: Recipe) -> Trial:
         score = time.perf_counter() - began
     pixels = len(batch) * math.prod(batch.noisy.shape[2:])
     parameters = count_parameters(run.state.network)
-    return Trial(sorted(times[1:])[TRIAL_STEPS // 2], score, pixels, parameters)
+    return Trial(statistics.mean(times[2:]), score, pixels, parameters)
