@@ -73,7 +73,7 @@ def _read(path: Path, large: bool) -> NDArray[np.float32]:
     with Image.open(path) as file:
         grey = file.convert("L")
         picture = np.asarray(grey.reduce(4) if large else grey)
-    return picture[:SIDE, :SIDE].astype(np.float32) / 255
+    return picture[:SIDE, :SIDE].astype(np.float32) / np.float32(255)
 
 
 def watch(

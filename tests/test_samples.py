@@ -17,6 +17,7 @@ from snowmelt.samples import (
     Batch,
     BlindSpot,
     CropSamples,
+    Levels,
     Noised,
     Recorrupted,
     Share,
@@ -206,7 +207,7 @@ def flat(level: float, sigma: float, *, photons: float = 0.0) -> Pictures:
 
 def test_recorrupted_pairs_share_no_noise() -> None:
     noisy = flat(0.5, 0.1)
-    batch = crops(Recorrupted(noisy), batch=16, patch=128).batch(0, Share())
+    batch = crops(Recorrupted(noisy, Levels(noisy)), batch=16, patch=128).batch(0, Share())
     one, two = (each.flatten(1) - 0.5 for each in (batch.noisy, batch.target))
     together = (one * two).mean(1) / (one.std(1) * two.std(1))
     assert (
@@ -242,11 +243,32 @@ def test_levels_of_photons_are_maps() -> None:
     random = np.random.default_rng(0)
     ramp = np.broadcast_to(np.linspace(0.05, 0.95, 256)[None, :, None], (256, 256, 1))
     noisy = in_memory([(random.poisson(ramp * 60) / 60).astype(np.float32)], (0.0, 1.0))
-    sample = Recorrupted(noisy)(0, slice(None), slice(None), np.random.default_rng(0))
+    sample = Recorrupted(noisy, Levels(noisy))(
+        0, slice(None), slice(None), np.random.default_rng(0)
+    )
     part = sample.level / np.sqrt(ramp / 60)  # the root of 1 + a^2, the same everywhere
     columns = part.mean(axis=(0, 2))
     assert np.abs(columns[20:] / columns[20:].mean() - 1).max() < 0.2  # brightness of 50 pixels
     assert sample.level[:, 240].mean() > 2 * sample.level[:, 30].mean()
+
+
+def test_pictures_of_one_noise_get_its_median_and_others_their_own() -> None:
+    random = np.random.default_rng(0)
+
+    def with_noise(*sigmas: float) -> Pictures:
+        return in_memory(
+            [(0.5 + random.normal(0, s, (96, 96, 1))).astype(np.float32) for s in sigmas], (0, 1)
+        )
+
+    alike = Levels(with_noise(0.1, 0.1, 0.1, 0.1, 0.0))  # in one it cannot be seen
+    assert alike.most_have_noise
+    grey = np.full((4, 4, 1), 0.5, np.float32)
+    found = [float(alike(index, grey).mean()) for index in range(5)]
+    assert found == pytest.approx([0.1] * 5, rel=0.1)
+    several = Levels(with_noise(0.02, 0.05, 0.12, 0.25))
+    found = [float(several(index, grey).mean()) for index in range(4)]
+    assert found == pytest.approx([0.02, 0.05, 0.12, 0.25], rel=0.15)
+    assert not Levels(with_noise(0.0, 0.0, 0.1)).most_have_noise
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ LEAST_LEVEL = 0.01
 USUAL_LEVEL = 25 / 255  # that a network is told of noise whose level nobody knows
 RECORRUPTION = (0.3, 1.0)  # range of the part of new noise that is added
 SPOT = 8
-TRIED = 8  # pictures that tell whether all have a level
+TRIED = 16  # pictures that tell the level of all, where more than half are within
+AGREE = 0.2  # of their median
 HELD_OUT_SIDE = 320  # of held-out pictures, only the middle is scored
 MOST_HELD_OUT = 16
 
@@ -290,17 +291,45 @@ def _mean_level(level: float | Picture) -> float:
 
 
 class Levels:
-    """The noise level of noisy pictures, measured on each as a whole when it is first asked for."""
+    """The noise level of noisy pictures, measured on a few of them.
+
+    Where these agree, all get the median, which is better than what each tells alone: fine texture passes for
+    noise and hides it. Else each picture is measured when it is first asked for.
+    """
 
     def __init__(self, pictures: Pictures) -> None:
         self._pictures = pictures
-        self._lines: dict[int, Line] = {}
+        places = spread(len(pictures), TRIED)
+        self._lines = {place: self._measured(place) for place in places}
+        self.found = [line for line in self._lines.values() if not line.is_zero(slice(None))]
+        self._common = _agreed(self.found) if self.most_have_noise else None
+
+    @property
+    def most_have_noise(self) -> bool:
+        """Whether noise can be told from fine detail in most of the few."""
+        return len(self.found) > len(self._lines) / 2
 
     def __call__(self, index: int, noisy: Picture) -> Picture:
         """The level (H, W, 1) of a part of a picture."""
+        if self._common is not None:
+            return self._common.on(noisy)[..., None]
         if index not in self._lines:
-            self._lines[index] = levels.of_pixels(self._pictures.whole(index), 0, 1)
+            self._lines[index] = self._measured(index)
         return self._lines[index].on(noisy)[..., None]
+
+    def _measured(self, index: int) -> Line:
+        return levels.of_pixels(self._pictures.whole(index), 0, 1)
+
+
+def _agreed(lines: Sequence[Line]) -> Line | None:
+    """The median of lines, channel by channel, where most are close to it in grey."""
+    gains, floors = (
+        np.median([getattr(line, part) for line in lines], axis=0) for part in ("gain", "floor")
+    )
+    common = Line(tuple(map(float, gains)), tuple(map(float, floors)), estimated=True)
+    flat = np.full((1, 1, len(common.gain)), 0.5, np.float32)
+    ratios = np.array([line.on(flat).item() / common.on(flat).item() for line in lines])
+    return common if np.mean(np.abs(ratios - 1) < AGREE) > 0.5 else None
 
 
 class Twins:
@@ -332,8 +361,8 @@ class Recorrupted:
     noise = ""
     roles = ALONE
 
-    def __init__(self, pictures: Pictures) -> None:
-        self.pictures, self._levels = pictures, Levels(pictures)
+    def __init__(self, pictures: Pictures, measured: Levels) -> None:
+        self.pictures, self._levels = pictures, measured
         self.level: float | None = None
 
     def __call__(self, index: int, rows: slice, columns: slice, rng: np.random.Generator) -> Sample:
@@ -650,27 +679,21 @@ def _alone(data: Data, seed: int, conditioned: bool) -> tuple[Supervision, Super
     pictures = _open(data.noisy, data)
     train, held_out = sources.split_pictures(pictures, held_out=data.held_out, seed=seed)
     way = data.self_supervision
-    if way == "auto":
-        way = "recorrupted" if conditioned and _leveled(train) else "blind-spot"
-    if way == "blind-spot":
+    if way == "blind-spot" or (way == "auto" and not conditioned):
         return BlindSpot(train), BlindSpot(held_out)
     if not conditioned:
         raise UserError(
             'data.self_supervision = "recorrupted" needs a network that is told the noise level, such as unet'
         )
-    if not _leveled(train):
-        raise UserError(
-            f'data.self_supervision = "recorrupted": in most of {_title(train)} no noise can be told from '
-            'fine detail; use "blind-spot"'
-        )
-    return Recorrupted(train), Recorrupted(held_out)
-
-
-def _leveled(pictures: Pictures) -> bool:
-    """Whether most pictures, of a few, have noise whose level can be measured."""
-    places = spread(len(pictures), TRIED)
-    found = [levels.of_pixels(pictures.whole(place), 0, 1) for place in places]
-    return sum(not line.is_zero(slice(None)) for line in found) > len(found) / 2
+    measured = Levels(train)
+    if measured.most_have_noise:
+        return Recorrupted(train, measured), Recorrupted(held_out, Levels(held_out))
+    if way == "auto":
+        return BlindSpot(train), BlindSpot(held_out)
+    raise UserError(
+        f'data.self_supervision = "recorrupted": in most of {_title(train)} no noise can be told from fine '
+        'detail; use "blind-spot"'
+    )
 
 
 def _open(texts: Sequence[str], data: Data) -> Pictures:
