@@ -173,12 +173,16 @@ def test_the_value_range_says_what_is_black_and_white(make):
     assert (denoise(image.astype(np.int64), value_range=(1000, 3000)) == 1800).all()
 
 
-def test_the_models_own_range_is_for_floats(make):
+def test_the_models_own_range_is_for_types_that_can_hold_it(make):
     denoise = make(affine(0, 0.25), value_range=(0, 4000))
     assert (denoise(np.zeros((2, 2))) == 1000).all()
     assert (denoise(np.zeros((2, 2)), value_range=(0, 10)) == 2.5).all()
     assert (denoise(np.zeros((2, 2), np.int32)) == 1000).all()
+    assert (denoise(np.zeros((2, 2), np.uint16)) == 1000).all()
     assert (denoise(np.zeros((2, 2), np.uint8)) == 64).all()
+    floats = make(affine(0, 0.25), value_range=(0, 1))
+    assert (floats(np.zeros((2, 2), np.uint8)) == 64).all()
+    assert (floats(np.zeros((2, 2))) == 0.25).all()
 
 
 def test_a_grey_model_does_channels_one_by_one(make):

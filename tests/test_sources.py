@@ -69,7 +69,7 @@ def test_a_folder_is_all_images_below_it_in_order(tmp_path: Path) -> None:
 
 
 def test_stacks_of_every_kind_give_their_planes(tmp_path: Path) -> None:
-    stack = np.random.default_rng(0).integers(0, 4000, (4, 12, 10), np.uint16)
+    stack = np.random.default_rng(0).integers(0, 40000, (4, 12, 10), np.uint16)
     tifffile.imwrite(tmp_path / "s.tif", stack, photometric="minisblack", metadata={"axes": "ZYX"})
     np.save(tmp_path / "s.npy", stack)
     with h5py.File(tmp_path / "s.h5", "w") as file:
@@ -109,6 +109,17 @@ def test_the_range_of_floats_is_theirs(tmp_path: Path) -> None:
         open_pictures([str(tmp_path / "beyond.npy")], axes="YX", value_range=(5, 5))
     said = open_pictures([str(tmp_path / "beyond.npy")], axes="YX", value_range=(0, 2000))
     np.testing.assert_allclose(said.whole(0)[..., 0], (picture * 900 + 100) / 2000, rtol=1e-5)
+
+
+def test_sixteen_bits_that_are_hardly_used_have_the_range_that_is(tmp_path: Path) -> None:
+    """As cameras of 12 bits and photon counters store them."""
+    picture = texture(16, 16)
+    for white, expected in ((4095, (100.0, 4095.0)), (40_000, (0.0, 65535.0))):
+        array = np.rint(100 + picture * (white - 100)).astype(np.uint16)
+        np.save(tmp_path / f"{white}.npy", array)
+        found = open_pictures([str(tmp_path / f"{white}.npy")], axes="YX")
+        assert found.value_range == expected
+        assert found.spans_type == (white == 40_000)
 
 
 def test_what_does_not_fit_in_memory_is_the_same_from_a_file(tmp_path: Path) -> None:
@@ -218,9 +229,12 @@ def test_pairs_that_do_not_fit_are_all_listed() -> None:
         check_pairs(paired, target_is_clean=True)
     said = str(raised.value).splitlines()
     assert said[0] == "6 of 7 pairs do not fit:"
-    for line, (index, (_, _, fault)) in zip(said[1:], list(enumerate(rows))[1:], strict=True):
+    assert said[-1].endswith("--set data.check=false")
+    for line, (index, (_, _, fault)) in zip(said[1:-1], list(enumerate(rows))[1:], strict=True):
         assert line.startswith(f"  {index}.tif, {index}.tif: ")
         assert fault in line
+    with pytest.raises(UserError, match="1 of 7 pairs do not fit"):
+        check_pairs(paired, target_is_clean=True, sizes_only=True)
     twins = Paired(floats(good), floats(clean + noise[::-1]))
     check_pairs(twins, target_is_clean=False)
 

@@ -85,17 +85,16 @@ class Scale:
         header: Header,
         stored: tuple[float, float] | None = None,
     ) -> Scale:
-        """The given range; else what the file says it stores; else, for 8 and 16 bits, all of the type.
+        """The given range; else what the file says; else the model's own; else, of 8 and 16 bits, all.
 
-        For other types it is the model's own range. Raises UserError where nobody says what is black and
-        white.
+        Raises UserError where nobody says what is black and white.
         """
         if dtype.kind not in "uif":
             raise UserError(f"an image of {dtype}: expected integers or floats")
         limits = None if dtype.kind == "f" else stored or _limits(dtype)
-        chosen = value_range or stored
-        if chosen is None:
-            chosen = limits if limits and dtype.itemsize <= 2 else header.value_range
+        chosen = value_range or stored or header.value_range
+        if not (value_range or stored) and limits and dtype.itemsize <= 2:
+            chosen = chosen if chosen and _counts(chosen, limits) else limits
         if chosen is None:
             raise UserError(
                 f"an image of {dtype}: which values stand for black and white is said neither by the image "
@@ -128,6 +127,12 @@ class Scale:
         if self.limits is None:
             return result
         return np.clip(np.rint(result, out=result), *self.limits, out=result)
+
+
+def _counts(value_range: tuple[float, float], limits: tuple[float, float]) -> bool:
+    """Whether a model's range can be one of integers, not that of floats between 0 and 1."""
+    low, high = value_range
+    return limits[0] <= low and high <= limits[1] and high - low > 1
 
 
 def _limits(dtype: np.dtype[Any]) -> tuple[float, float]:

@@ -57,8 +57,8 @@ class Header:
         channels: Channels of the image, in and out.
         reach: How many pixels away an input pixel can change an output pixel.
         multiple: What height and width must divide by.
-        value_range: For float images the values that stand for 0 and 1; None: the user has to say them.
-            Integer images span their type.
+        value_range: The values that stand for 0 and 1, where the image does not say; None: integers of 8 and
+            16 bits span their type, of others the user has to say them.
         conditioned: Whether there is a second input: the noise's standard deviation at every pixel.
         told: What the second input is where the user says nothing, as `noise.parse` reads it, such as
             "gaussian:25"; None: it is measured on each image.
@@ -360,7 +360,7 @@ def _facts(model: ModelFile) -> list[tuple[str, str]]:
         ("channels", str(header.channels)),
         ("reach", f"{header.reach} pixels"),
         ("multiple", str(header.multiple)),
-        ("value range", f"{low:g} to {high:g} for float images; integers span their type"),
+        ("value range", f"{low:g} to {high:g}" if header.value_range else "that of the image"),
         ("inputs", ", ".join(header.inputs)),
         *([("noise level", header.told or "measured on each image")] if header.conditioned else []),
         ("trained for", header.noise or "not stated"),

@@ -42,9 +42,9 @@ class Data:
     are pairs; clean alone gets ``noise``, such as "gaussian:0-55", made anew for every sample; noisy and
     ``noisy_too`` are two takes of the same; noisy alone is learnt from by ``self_supervision``: "recorrupted"
     for noise of a known level, "blind-spot" for any that differs from pixel to pixel, "auto" the one that the
-    noise calls for. ``held_out`` is the part of the pictures to test on,
-    ``grey`` turns colours to grey, ``range`` are the values that stand for black and white, ``axes`` is as
-    ``snowmelt denoise`` takes it.
+    noise calls for. ``held_out`` is the part of the pictures to test on, ``check`` looks for pairs that do
+    not fit, ``grey`` turns colours to grey, ``range`` are the values that stand for black and white, ``axes``
+    is as ``snowmelt denoise`` takes it.
     """
 
     source: str = "shapes"
@@ -56,6 +56,7 @@ class Data:
     noise: str = ""
     self_supervision: str = "auto"
     held_out: float = 0.1
+    check: bool = True
     grey: bool = False
     range: tuple[float, ...] = ()
     axes: str = ""

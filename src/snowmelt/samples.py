@@ -438,9 +438,7 @@ class CropSamples:
         self.supervision, self.training, self.roles = supervision, training, supervision.roles
         self._held_out = held_out
         self.channels, self.noise = pictures.channels, supervision.noise
-        # Integers of 8 and 16 bits span their type, before training as after.
-        spanning = pictures.dtype.kind in "ui" and pictures.dtype.itemsize <= 2
-        self.value_range = None if spanning else pictures.value_range
+        self.value_range = None if pictures.spans_type else pictures.value_range
         self.patch = tiles.round_up(training.patch, multiple) or _common_side(pictures, multiple)
         areas = np.array([height * width for height, width in pictures.shapes], np.float64)
         self._chances = np.cumsum(areas / areas.sum())
@@ -655,7 +653,7 @@ def _supervisions(data: Data, seed: int, conditioned: bool) -> tuple[Supervision
             "leave one of the two out"
         )
     paired = sources.pair(_open(data.noisy, data), _open(data.clean or data.noisy_too, data))
-    sources.check_pairs(paired, target_is_clean=bool(data.clean))
+    sources.check_pairs(paired, target_is_clean=bool(data.clean), sizes_only=not data.check)
     train, held_out = sources.split_pairs(paired, held_out=data.held_out, seed=seed)
     roles = PAIR if data.clean else TAKES
     return Twins(train, roles), Twins(held_out, roles)

@@ -31,6 +31,7 @@ Stored = NDArray[Any]
 MEMORY = 2**30  # bytes; more than that goes into a temporary file
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 LISTED = 20  # of many faults, so many are told
+USED = 0.25  # part of 16 bits; of a camera's 12 bits in 16 the rest stays empty
 MIDDLE = 512  # pixels of the middle of a picture that pairs are compared on
 
 
@@ -64,6 +65,14 @@ class Pictures:
     def channels(self) -> int:
         """Of all of them."""
         return 1 if self.grey else int(self.stored[0].shape[2])
+
+    @property
+    def spans_type(self) -> bool:
+        """Whether black and white are the ends of an integer type, as nobody has to be told."""
+        if self.dtype.kind not in "ui":
+            return False
+        limits = np.iinfo(self.dtype)
+        return self.value_range == (limits.min, limits.max)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -132,9 +141,9 @@ def open_pictures(
     Args:
         texts: What to read, in this order; within a folder by name.
         axes: Names of the dimensions, where files are silent.
-        value_range: Values that stand for black and white. Where it is not given: for integers of 8 and 16
-            bits what the file can store; for floats within [0, 1] just that; else the least and the
-            greatest value of all.
+        value_range: Values that stand for black and white. Where it is not given: what the file can store,
+            for 8 bits and for 16 bits that are made use of; for floats within [0, 1] just that; else the
+            least and the greatest value of all.
         grey: Whether to turn colours to grey.
         memory: Bytes of pixels that are kept in memory; more go into a temporary file that is mapped.
 
@@ -267,12 +276,13 @@ def _value_range(image: Image, stored: Sequence[Stored]) -> tuple[float, float]:
     dtype: np.dtype[Any] = image.layout.dtype
     if image.value_range is not None:
         return float(image.value_range[0]), float(image.value_range[1])
-    if dtype.kind in "ui" and dtype.itemsize <= 2:
-        limits = np.iinfo(dtype)
-        return float(limits.min), float(limits.max)
     low = min(float(array.min()) for array in stored)
     high = max(float(array.max()) for array in stored)
-    if 0 <= low <= high <= 1:
+    if dtype.kind in "ui" and dtype.itemsize <= 2:
+        limits = np.iinfo(dtype)
+        if dtype.itemsize == 1 or high - low > USED * (limits.max - limits.min):
+            return float(limits.min), float(limits.max)
+    elif 0 <= low <= high <= 1:
         return 0.0, 1.0
     if low == high:
         raise UserError(f"all values are {low:g}; expected pictures")
@@ -333,8 +343,13 @@ def _without_ending(keys: Sequence[str]) -> list[str]:
     return [key.removesuffix(ending) for key in keys] if ending and not others else [*keys]
 
 
-def check_pairs(paired: Paired, *, target_is_clean: bool) -> None:
+def check_pairs(paired: Paired, *, target_is_clean: bool, sizes_only: bool = False) -> None:
     """Find pairs that do not fit, before anything is learnt from them.
+
+    Args:
+        paired: Noisy pictures and their targets.
+        target_is_clean: Whether a target with more noise is a fault.
+        sizes_only: Take all others as they are.
 
     Raises:
         UserError: Lists pairs of other sizes, shifted, swapped, identical or empty ones.
@@ -347,19 +362,22 @@ def check_pairs(paired: Paired, *, target_is_clean: bool) -> None:
     faults = [
         f"{paired.noisy.names[index]}, {paired.target.names[index]}: {fault}"
         for index in range(len(paired.noisy))
-        if (fault := _fault(paired, index, target_is_clean))
+        if (fault := _fault(paired, index, target_is_clean, sizes_only))
     ]
     if faults:
         raise UserError(
-            f"{len(faults)} of {len(paired.noisy)} pairs do not fit:\n  {_listed(faults)}"
+            f"{len(faults)} of {len(paired.noisy)} pairs do not fit:\n  {_listed(faults)}\nLeave them out, "
+            "or train on all of one size as they are: --set data.check=false"
         )
 
 
-def _fault(paired: Paired, index: int, target_is_clean: bool) -> str | None:
+def _fault(paired: Paired, index: int, target_is_clean: bool, sizes_only: bool) -> str | None:
     """What is wrong with a pair, None if nothing is."""
     shape, other = paired.noisy.shapes[index], paired.target.shapes[index]
     if shape != other:
         return f"sizes {shape[0]} x {shape[1]} and {other[0]} x {other[1]}"
+    if sizes_only:
+        return None
     rows, columns = (_middle(length) for length in shape)
     noisy, target = (
         part.crop(index, rows, columns).mean(axis=2) for part in (paired.noisy, paired.target)
