@@ -262,6 +262,18 @@ def test_the_score_is_the_mean_of_clipped_psnr(pairs_file: Path, tmp_path: Path)
     assert run.score() == pytest.approx(expected, abs=1e-4)
 
 
+def test_only_pixels_that_count_are_scored(pairs_file: Path, tmp_path: Path) -> None:
+    """Of a blind spot the others are in plain sight: to give them back says nothing."""
+    run = Run.prepare(small(pairs_file), tmp_path / "run", quiet=True)
+    noisy = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    target, weight = noisy.clone(), torch.zeros(1, 1, 8, 8)
+    target[0, 0, 2, 3] += 0.5
+    weight[0, 0, 2, 3] = 64.0
+    run.samples.held_out = [Batch(noisy, target, weight)]
+    run.denoise = lambda noisy, _: noisy  # type: ignore[method-assign]
+    assert run.score() == pytest.approx(-20 * np.log10(0.5), abs=1e-4)
+
+
 # --- what is refused
 
 

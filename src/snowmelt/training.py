@@ -431,14 +431,16 @@ class Run:
         return denoised.float().clamp(0, 1).cpu()
 
     def score(self) -> float:
-        """Held-out PSNR in dB: the mean over the pictures."""
-        errors = torch.cat(
-            [
-                (self.denoise(each.noisy, each.level) - each.target).square().mean((1, 2, 3))
-                for each in self.samples.held_out
-            ]
-        )
+        """Held-out PSNR in dB: the mean over the pictures, of the pixels that count."""
+        errors = torch.cat([self._errors(each) for each in self.samples.held_out])
         return float((-10 * errors.clamp_min(1e-12).log10()).mean())
+
+    def _errors(self, batch: Batch) -> Tensor:
+        """Mean squared error of each picture, weighed."""
+        squares = (self.denoise(batch.noisy, batch.level) - batch.target).square()
+        weight = torch.ones_like(squares) if batch.weight is None else batch.weight
+        weight = weight.expand_as(squares)
+        return (squares * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
 
     def look(self) -> None:
         """Draw what the network does now: a held-out pair and the photos."""
