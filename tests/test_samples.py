@@ -269,6 +269,10 @@ def test_pictures_of_one_noise_get_its_median_and_others_their_own() -> None:
     found = [float(several(index, grey).mean()) for index in range(4)]
     assert found == pytest.approx([0.02, 0.05, 0.12, 0.25], rel=0.15)
     assert not Levels(with_noise(0.0, 0.0, 0.1)).most_have_noise
+    assert alike.even
+    ramp = np.broadcast_to(np.linspace(0.05, 0.95, 128)[None, :, None], (128, 128, 1))
+    photons = in_memory([(random.poisson(ramp * 60) / 60).astype(np.float32)], (0.0, 1.0))
+    assert not Levels(photons).even
 
 
 @pytest.mark.parametrize(

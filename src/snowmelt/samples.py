@@ -309,6 +309,11 @@ class Levels:
         """Whether noise can be told from fine detail in most of the few."""
         return len(self.found) > len(self._lines) / 2
 
+    @property
+    def even(self) -> bool:
+        """Whether the noise is as strong in the dark as in the bright, in most of the few."""
+        return sum(any(line.gain) for line in self.found) <= len(self.found) / 2
+
     def __call__(self, index: int, noisy: Picture) -> Picture:
         """The level (H, W, 1) of a part of a picture."""
         if self._common is not None:
@@ -350,7 +355,7 @@ class Twins:
 
 
 class Recorrupted:
-    """Noisy pictures alone, of noise whose level is known: each makes a pair whose noises are independent.
+    """Noisy pictures alone, of Gaussian noise of a known level: each makes a pair of independent noises.
 
     Where y is noisy and z is new noise of the same level, y + a z and y - z / a share no noise (Pang et al.,
     CVPR 2021): a network learns from them as from two takes, of a level that is higher by the root of
@@ -684,10 +689,10 @@ def _alone(data: Data, seed: int, conditioned: bool) -> tuple[Supervision, Super
             'data.self_supervision = "recorrupted" needs a network that is told the noise level, such as unet'
         )
     measured = Levels(train)
+    if way == "auto" and not (measured.most_have_noise and measured.even):
+        return BlindSpot(train), BlindSpot(held_out)
     if measured.most_have_noise:
         return Recorrupted(train, measured), Recorrupted(held_out, Levels(held_out))
-    if way == "auto":
-        return BlindSpot(train), BlindSpot(held_out)
     raise UserError(
         f'data.self_supervision = "recorrupted": in most of {_title(train)} no noise can be told from fine '
         'detail; use "blind-spot"'
