@@ -61,7 +61,7 @@ def test_a_short_time_makes_more_and_smaller_steps(
 
 def test_too_short_a_time_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     fake(monkeypatch, 100.0)
-    with pytest.raises(UserError, match=r"a budget of 60 s is 4 steps of .* expected time for 20"):
+    with pytest.raises(UserError, match=r"a budget of 60 s is 3 steps of .* expected time for 20"):
         fit(Recipe(), 60)
 
 

@@ -211,8 +211,6 @@ def graph(*nodes, weights=None):
         ([("Conv", ["image", "image"], {})], "is not given in the file"),
         ([("Conv", ["image", "w"], {})], "not a kernel"),
         ([("Split", ["image"], {"axis": 2})], "even parts"),
-        ([("Gather", ["image", "channels"], {"axis": 1})], "not among the 3"),
-        ([("Gather", ["image", "w"], {"axis": 1})], "a list of channels"),
         ([("Pad", ["image", "pads"], {"mode": "reflect"})], "mirrors more than the 2 rows"),
         ([("Pad", ["image", "pads"], {"mode": "constant"})], "expected reflect or edge"),
         ([("Pad", ["image", "w"], {"mode": "edge"})], "height and width alone"),

@@ -214,7 +214,7 @@ def test_inspect_says_what_the_header_says(tmp_path):
         "widths [3, 2], kernel_size [3, 5, 1]",
         "parameters    185",  # 3*9+3 + 2*3*25+2 + 2+1
         "reach         3 pixels",
-        "0 to 4095 for float images",
+        "0 to 4095",
         "name shapes, sha256 abcd",
         "epochs 200",
         "metric psnr, value 31.02, protocol 8 bits",

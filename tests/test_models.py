@@ -56,7 +56,8 @@ def test_a_network_is_built_again_from_its_config() -> None:
         again = build(name, network.config)
         again.load_state_dict(network.state_dict())
         image = torch.rand(2, 1, 16, 16)
-        assert torch.equal(network(image), again(image))
+        inputs = (image, torch.rand(2, 1, 16, 16)) if network.conditioned else (image,)
+        assert torch.equal(network(*inputs), again(*inputs))
 
 
 @pytest.mark.parametrize(

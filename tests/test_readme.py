@@ -100,9 +100,9 @@ def test_the_python_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert blocks
     for block in blocks:
-        names = {"image": np.full((20, 30), 90, np.uint8)}
+        names = {"image": np.full((40, 50), 90, np.uint8)}
         exec(block, names)
-        assert names["cleaner"].shape == (20, 30)
+        assert names["cleaner"].shape == (40, 50)
         assert names["cleaner"].dtype == np.uint8
 
 

@@ -173,16 +173,6 @@ def _split(step: _Step) -> list[Operand]:
     return [replace(picture, channels=picture.channels // parts)] * parts
 
 
-def _gather(step: _Step) -> list[Operand]:
-    picture, order = step.picture(), step.array(1)
-    fits = order.ndim == 1 and order.dtype == np.int64 and order.size > 0
-    if step.take("axis", 0) != 1 or not fits:
-        raise step.fail("expected a list of channels (axis 1)")
-    if order.min() < 0 or order.max() >= picture.channels:
-        raise step.fail(f"it takes channels that are not among the {picture.channels}")
-    return [replace(picture, channels=order.size)]
-
-
 def _window(step: _Step, picture: Picture, side: int) -> Picture:
     """Every ``stride`` rows, ``side`` rows that lie ``dilation`` apart."""
     stride, dilation = step.side("strides", [1, 1]), step.side("dilations", [1, 1])
@@ -300,7 +290,6 @@ RULES: dict[str, Callable[[_Step], list[Operand]]] = {
     "Constant": _constant,
     "Concat": _concat,
     "Split": _split,
-    "Gather": _gather,
     "Conv": _convolution,
     "ConvTranspose": _transposed,
     "SpaceToDepth": _space_to_depth,

@@ -152,6 +152,7 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(
             f"which images? expected one of: {ways}; `snowmelt evaluate --help` says more"
         )
+    _names(options.model or [])
     if options.data and (options.range or options.axes):
         raise UserError(
             "--data: a file of pairs holds floats from 0 to 1, or integers that span their type; leave "
