@@ -78,13 +78,12 @@ def test_ctrl_c_leaves_a_usable_run_and_says_how_to_go_on(
     pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    import os
     import signal
 
     ordinary = training.Run.step
 
     def step(self: training.Run, batch: Batch) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         ordinary(self, batch)
 
     folder = tmp_path / "run"

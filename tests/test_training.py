@@ -59,7 +59,7 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
         nonlocal taken
         taken += 1
         if taken == steps:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         ordinary(run, batch)
 
     monkeypatch.setattr(Run, "step", step)
