@@ -9,7 +9,7 @@ demo: $(VENV)/.ready
 	$(BIN)/snowmelt demo
 
 test: $(VENV)/.ready
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --max-worker-restart 0
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -18,12 +18,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import openvino
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snowmelt import modelfile, zoo
+from snowmelt import modelfile, processor, zoo
 from snowmelt.export import to_onnx
 
 LAYERS = {
@@ -67,7 +66,7 @@ def chain(channels: int, outputs: int, count: int, width: int) -> nn.Sequential:
 
 
 def compiled(graph: bytes, precision: str, threads: int) -> Callable[[list[Any]], Any]:
-    core = openvino.Core()
+    core = processor.core()
     settings = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,

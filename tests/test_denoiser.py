@@ -490,3 +490,20 @@ def test_torch_is_not_imported_where_there_is_no_gpu(make):
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_ctrl_c_is_safe_after_models_come_and_go(make):
+    """OpenVINO takes the thread's signal stack along when its last Core but one goes."""
+    path = make(network()).model.path
+    code = (
+        "import faulthandler, signal, numpy, snowmelt\n"
+        "faulthandler.enable()\n"
+        f"one, other = (snowmelt.load({str(path)!r}) for _ in range(2))\n"
+        "for denoise in (one, other): denoise(numpy.zeros((9, 9), 'uint8'))\n"
+        "del one, denoise\n"
+        "del other\n"
+        "try: signal.raise_signal(signal.SIGINT)\n"
+        "except KeyboardInterrupt: print('stopped')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "stopped\n"

@@ -1,13 +1,12 @@
 import numpy as np
 import onnx
 import onnx.reference
-import openvino
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from snowmelt import footprint, onnxfile
+from snowmelt import footprint, onnxfile, processor
 from snowmelt.errors import UserError
 from snowmelt.export import to_onnx
 
@@ -69,7 +68,7 @@ def test_every_operation_equals_torch(everything):
         expected = network(torch.from_numpy(image), torch.from_numpy(level)).numpy()
     inputs = {"image": image, "noise_level": level}
     (by_onnx,) = onnx.reference.ReferenceEvaluator(model).run(None, inputs)
-    core = openvino.Core()
+    core = processor.core()
     hint = {"INFERENCE_PRECISION_HINT": "f32"}
     by_openvino = core.compile_model(core.read_model(data), "CPU", hint)([image, level])[0]
     # Ten layers of at most 150 float32 products near 1.

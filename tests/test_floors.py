@@ -8,7 +8,7 @@ import snowmelt
 ROOT = Path(snowmelt.__file__).parent
 FLOORS = [
     {"errors", "files"},
-    {"images", "metrics", "noise", "recipe", "shapes", "tiles", "onnxfile", "zoo"},
+    {"images", "metrics", "noise", "processor", "recipe", "shapes", "tiles", "onnxfile", "zoo"},
     {"baselines", "data", "footprint", "models", "optimizers", "photos", "results"},
     {"cases", "diagnosis", "export", "figures"},
     {"levels", "looks", "modelfile", "sources"},

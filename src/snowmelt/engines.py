@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from snowmelt import processor
 from snowmelt.errors import UserError, nearest
 from snowmelt.modelfile import ModelFile, assemble, need_torch
 
@@ -36,11 +37,6 @@ SHAPES_KEPT, SHAPES_BYTES = 8, 2**30
 CORES_PER_STREAM = 8
 # Measured: 2 of the largest tensors are alive at a time in a chain of convolutions, 3.4 in a U-Net.
 TENSORS_ALIVE = 4
-
-# OpenVINO's Python binding sets up its table of number types with the first tensor, and two threads that come
-# there at once wait for each other for ever: one holds the table, the other the interpreter's lock. (2026.4;
-# without this line 4 of 52 first calls from 4 threads hung.)
-_FIRST_TENSOR = threading.Lock()
 
 
 class Engine(Protocol):
@@ -115,12 +111,8 @@ class OpenVino:
     """OpenVINO on the processor, compiled for each shape of tile that comes."""
 
     def __init__(self, model: ModelFile, precision: str, threads: int | None) -> None:
-        import openvino
-
-        with _FIRST_TENSOR:
-            openvino.Tensor(np.zeros(1, np.float32), shared_memory=True).data  # noqa: B018
-        self._core = openvino.Core()
-        has_bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self._core = processor.core()
+        has_bf16 = processor.has_bf16()
         if precision == "bf16" and not has_bf16:
             raise UserError("precision 'bf16': this processor has no bf16; use 'f32'")
         self.precision = "bf16" if has_bf16 and precision != "f32" else "f32"

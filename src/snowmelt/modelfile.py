@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snowmelt import __version__, footprint, onnxfile
+from snowmelt import __version__, footprint, onnxfile, processor
 from snowmelt.errors import UserError, nearest
 from snowmelt.files import replacing
 from snowmelt.onnxfile import short
@@ -498,9 +498,7 @@ def _difference(model: ModelFile, network: nn.Module) -> float:
 
 
 def _run(model: ModelFile, inputs: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    import openvino
-
-    core = openvino.Core()
+    core = processor.core()
     try:
         graph = core.read_model(model.raw)
         result: NDArray[np.float32] = core.compile_model(

@@ -36,7 +36,17 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
-from snowmelt import figures, looks, modelfile, models, optimizers, parallel, samples, zoo
+from snowmelt import (
+    figures,
+    looks,
+    modelfile,
+    models,
+    optimizers,
+    parallel,
+    processor,
+    samples,
+    zoo,
+)
 from snowmelt import recipe as recipes
 from snowmelt.data import Dataset, check_sha256, fetch, is_url, read_dataset
 from snowmelt.errors import UserError
@@ -603,11 +613,7 @@ def use_bf16(precision: str, device: torch.device) -> bool:
         return precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
-    from openvino import Core
-
-    return "BF16" in Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return device.type == "cpu" and processor.has_bf16()
 
 
 def keep_freed_memory() -> None:
