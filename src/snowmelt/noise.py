@@ -1,17 +1,19 @@
 """Noise to put on clean images: small functions ``noise(clean, rng) -> noisy``, and a parser for their names.
 
-The values are those of the image, 0 black and 1 white. Nothing is clipped: a sensor does, the published
-protocols do not, and noise that was clipped is no longer of mean zero. (`skimage.util.random_noise` clips
-unless it is told not to, and takes a variance: its 0.01 is ``Gaussian(0.1)`` here, "gaussian:25.5".)
+The values are those of the image, 0 black and 1 white. Nothing is clipped but by `Camera`: a sensor does, the
+published protocols do not, and noise that was clipped is no longer of mean zero.
+(`skimage.util.random_noise` clips unless it is told not to, and takes a variance: its 0.01 is
+``Gaussian(0.1)`` here, "gaussian:25.5".)
 
 As text, noise is a kind and its numbers: "gaussian:25", "poisson:30", "poisson-gaussian:30:5", "speckle:0.2",
-"salt-and-pepper:0.05". Standard deviations are in levels of 255 there, as in the papers. Several kinds may be
-added up, "poisson:30+gaussian:5", and for training a number may be a range, "gaussian:0-55", of which each
-picture gets another.
+"salt-and-pepper:0.05", "camera:2000:1:0.5:95". Standard deviations are in levels of 255 there, as in the
+papers. Several kinds may be added up, "poisson:30+gaussian:5", and for training a number may be a range,
+"gaussian:0-55", of which each picture gets another.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -27,12 +29,19 @@ Picture = NDArray[np.float32]
 LEVELS = (
     255  # of text; 255 of them are the distance from black to white, whatever the image's depth
 )
+GAMMA = 2.2  # of displays: value = light ** (1 / GAMMA)
+GAINS = (2.0, 1.0, 1.6)  # of red, green and blue, for daylight to be white: common among cameras
+# Bilinear interpolation of a Bayer mosaic: of green from the sides, of red and blue from the corners too.
+SIDES = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]], np.float32) / 4
+CORNERS = np.array([[1, 0, 1], [0, 0, 0], [1, 0, 1]], np.float32) / 4
 FORMS = {
     "gaussian": "gaussian:SIGMA, its standard deviation in levels of 255, such as gaussian:25",
     "poisson": "poisson:PEAK, photons where the image is white, such as poisson:30",
     "poisson-gaussian": "poisson-gaussian:PEAK:SIGMA, photons at white and read noise in levels of 255",
     "speckle": "speckle:SIGMA, a standard deviation as a part of the value, such as speckle:0.2",
     "salt-and-pepper": "salt-and-pepper:AMOUNT, the part of the values that is lost, such as 0.05",
+    "camera": "camera:PEAK:SIGMA:BLUR:QUALITY, photons at white, read noise in levels of 255, the camera's "
+    "smoothing in pixels, the quality of its JPEG, such as camera:2000:1:0.5:95",
 }
 
 
@@ -137,6 +146,103 @@ class SaltAndPepper:
 
 
 @dataclass(frozen=True)
+class Camera:
+    """Photons and read noise as a camera's JPEG shows them.
+
+    They are counted in linear light behind a Bayer mosaic, amplified to white balance, interpolated to three
+    colours, smoothed, clipped, put on the display's curve and compressed. Only the noise goes through mosaic
+    and smoothing: the picture stays as sharp as it is. Grey pictures have no mosaic.
+    (The way of Brooks et al., "Unprocessing Images for Learned Raw Denoising", CVPR 2019, made short.)
+
+    Attributes:
+        peak: Photons at white in the green pixels.
+        sigma: Standard deviation of the read noise, as a part of white in linear light.
+        blur: Standard deviation of a Gaussian that smooths the noise, in pixels; three times as much of its
+            colours.
+        quality: Pillow's quality of the JPEG, up to 100.
+    """
+
+    peak: float
+    sigma: float
+    blur: float
+    quality: float
+
+    def __post_init__(self) -> None:
+        _check("peak", self.peak, positive=True)
+        for name, value in (("sigma", self.sigma), ("blur", self.blur), ("quality", self.quality)):
+            _check(name, value)
+        if not 1 <= self.quality <= 100:
+            raise UserError(f"a JPEG of quality {self.quality:g}: expected 1 to 100")
+
+    def __call__(self, clean: NDArray[Any], rng: np.random.Generator) -> Picture:
+        """See `Noise`; the picture is (H, W) or (H, W, C), and three channels are red, green and blue."""
+        if clean.ndim not in (2, 3):
+            raise UserError(
+                f"camera noise on an array of shape {clean.shape}: expected one picture"
+            )
+        bands = clean[..., np.newaxis] if clean.ndim == 2 else clean
+        light = np.clip(bands, 0, 1).astype(np.float32) ** np.float32(GAMMA)
+        gains = np.array(GAINS if bands.shape[2] == 3 else [1], np.float32)
+        grains = rng.standard_normal(light.shape, np.float32)
+        grains *= np.sqrt(light * gains / np.float32(self.peak) + (self.sigma * gains) ** 2)
+        if bands.shape[2] == 3:
+            grains = _demosaicked(grains, rng)
+        seen = np.clip(light + self._smoothed(grains), 0, 1) ** np.float32(1 / GAMMA)
+        return _through_jpeg(seen, round(self.quality), rng).reshape(clean.shape)
+
+    def _smoothed(self, grains: Picture) -> Picture:
+        """The noise after the camera's own filter, which takes more of the colours than of the brightness."""
+        from scipy.ndimage import gaussian_filter
+
+        if self.blur == 0:
+            return grains
+        grey = grains.mean(2, keepdims=True)
+        colours = gaussian_filter(grains - grey, (3 * self.blur, 3 * self.blur, 0))
+        smooth: Picture = colours + gaussian_filter(grey, (self.blur, self.blur, 0))
+        return smooth
+
+    def __str__(self) -> str:
+        return (
+            f"camera:{self.peak:.6g}:{self.sigma * LEVELS:.6g}:{self.blur:.6g}:{self.quality:.6g}"
+        )
+
+
+def _demosaicked(grains: Picture, rng: np.random.Generator) -> Picture:
+    """Noise (H, W, 3) of which a pixel of a Bayer mosaic keeps one colour and gets two from neighbours."""
+    from scipy.ndimage import convolve
+
+    y, x = rng.integers(2, size=2)
+    masks = np.zeros((3, 2, 2), np.float32)
+    masks[0, y, x] = masks[2, 1 - y, 1 - x] = masks[1, y, 1 - x] = masks[1, 1 - y, x] = 1
+    tiles = [-(-length // 2) for length in grains.shape[:2]]
+    found = np.empty_like(grains)
+    for colour, weights in enumerate((SIDES + CORNERS, SIDES, SIDES + CORNERS)):
+        mask = np.tile(masks[colour], tiles)[: grains.shape[0], : grains.shape[1]]
+        convolve(grains[..., colour] * mask, weights, found[..., colour], mode="mirror")
+    return found
+
+
+def _through_jpeg(picture: Picture, quality: int, rng: np.random.Generator) -> Picture:
+    """A picture (H, W, C) stored as JPEG, one channel at a time or three as colours, and read back.
+
+    The blocks of 8 pixels begin anywhere.
+    """
+    from PIL import Image
+
+    before = rng.integers(8, size=2)
+    padded = np.pad(picture, [(before[0], 0), (before[1], 0), (0, 0)], mode="edge")
+    stored = np.round(padded * LEVELS).astype(np.uint8)
+    parts = [stored] if stored.shape[2] == 3 else list(np.moveaxis(stored, 2, 0))
+    decoded = []
+    for part in parts:
+        file = io.BytesIO()
+        Image.fromarray(part).save(file, "JPEG", quality=quality)
+        decoded.append(np.asarray(Image.open(file)).reshape(*part.shape[:2], -1))
+    whole = np.concatenate(decoded, 2)[before[0] :, before[1] :]
+    return whole.astype(np.float32) / np.float32(LEVELS)
+
+
+@dataclass(frozen=True)
 class Sum:
     """Several noises, each put on what the one before left."""
 
@@ -153,9 +259,15 @@ class Sum:
         return "+".join(map(str, self.parts))
 
 
+COUNTED: tuple[Callable[..., Noise], ...] = (Poisson, PoissonGaussian, Camera)  # peak comes first
+
+
 @dataclass(frozen=True)
 class Drawn:
-    """Noise whose numbers are drawn anew for every picture, evenly between ``low`` and ``high``."""
+    """Noise whose numbers are drawn anew for every picture, evenly between ``low`` and ``high``.
+
+    Counts of photons are drawn evenly in stops: as often between 100 and 200 as between 200 and 400.
+    """
 
     make: Callable[..., Noise]
     low: tuple[float, ...]
@@ -173,7 +285,14 @@ class Drawn:
 
     def draw(self, rng: np.random.Generator) -> Noise:
         """One of them."""
-        return self.make(*(float(number) for number in rng.uniform(self.low, self.high)))
+        parts = rng.random(len(self.low))
+        numbers = [
+            low + part * (high - low)
+            for low, high, part in zip(self.low, self.high, parts, strict=True)
+        ]
+        if self.make in COUNTED:
+            numbers[0] = self.low[0] * (self.high[0] / self.low[0]) ** parts[0]
+        return self.make(*map(float, numbers))
 
     def __str__(self) -> str:
         return self.text
@@ -225,6 +344,7 @@ _KINDS: Mapping[str, tuple[Callable[..., Noise], tuple[float, ...]]] = {
     "poisson-gaussian": (PoissonGaussian, (1, LEVELS)),
     "speckle": (Speckle, (1,)),
     "salt-and-pepper": (SaltAndPepper, (1,)),
+    "camera": (Camera, (1, LEVELS, 1, 1)),
 }
 
 

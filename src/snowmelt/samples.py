@@ -263,8 +263,8 @@ class Supervision(Protocol):
 class Noised:
     """Clean pictures; noise is made anew for every sample.
 
-    The squared error is divided by the noise level, so that all levels count alike. Networks are told the
-    level where it can be said of a picture to be denoised, too.
+    The squared error is divided by the noise's standard deviation, so that all strengths count alike.
+    Networks are told the level where it can be said of a picture to be denoised, too.
     """
 
     roles = PAIR
@@ -279,9 +279,9 @@ class Noised:
         clean = self.pictures.crop(index, rows, columns)
         noise = noises.draw(self._noise, rng)
         noisy = noise(clean, rng)
-        level = noises.level(noise, clean)
-        weight = 1.0 if level is None else 1 / (_mean_level(level) + LEAST_LEVEL)
-        told = level if self.level is None else self.level
+        told = noises.level(noise, clean) if self.level is None else self.level
+        strength = math.sqrt(np.square(noisy - clean).mean(dtype=np.float64))
+        weight = 1 / (strength + LEAST_LEVEL)
         assert told is not None
         return Sample(noisy, clean, weight, told)
 
