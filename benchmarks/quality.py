@@ -64,11 +64,11 @@ def _compare(name: str, sigma: int, options: argparse.Namespace) -> None:
     scored = cases.with_noise(_clean(DATA / name), kind)
     training = _clean(DATA / "bsds500" / "train")
     tuning = cases.with_noise(training if colour else cases.made_grey(training), kind)
-    contenders = [Contender(peer, _peer(peer, sigma, colour)) for peer in options.peers]
+    contenders = [Contender(peer, peer(peer, sigma, colour)) for peer in options.peers]
     contenders += [_ours(path, sigma, colour) for path in options.model]
     against = [each for each in options.against.split(",") if each]
     measured = evaluation.compare(
-        scored, contenders, tuning=tuning, against=against, progress=_progress
+        scored, contenders, tuning=tuning, against=against, progress=progress
     )
     for score in results.summarize(measured):
         row = {"set": name, "sigma": sigma} | dataclasses.asdict(score)
@@ -81,7 +81,7 @@ def _clean(folder: Path) -> cases.Collection:
     return cases.from_files([str(folder)], ("clean",))
 
 
-def _progress(items: Sequence[Any], what: str) -> Iterable[Any]:
+def progress(items: Sequence[Any], what: str) -> Iterable[Any]:
     from tqdm import tqdm
 
     return tqdm(items, desc=what, disable=None)
@@ -98,9 +98,10 @@ def _ours(path: str, sigma: int, colour: bool) -> Contender:
     return Contender(path, denoise, details={"precision": network.engine.precision})
 
 
-def _peer(name: str, sigma: int, colour: bool) -> Denoise:
+def peer(name: str, sigma: float, colour: bool) -> Denoise:
+    """DnCNN or FFDNet; the former's ``sigma``, in levels of 255, is 15, 25 or 50."""
     kind = "color" if colour else "gray"
-    file = f"dncnn_{kind}_{sigma}.npz" if name == "dncnn" else f"ffdnet_{kind}.npz"
+    file = f"dncnn_{kind}_{sigma:g}.npz" if name == "dncnn" else f"ffdnet_{kind}.npz"
     network = _plain_chain(DATA / "peers" / file)
 
     def dncnn(image: Tensor) -> Tensor:
