@@ -144,6 +144,19 @@ def test_noise_has_the_level_that_is_told_and_errors_weigh_alike() -> None:
     torch.testing.assert_close(batch.weight[:, 0, 0, 0], 1 / (strength + LEAST_LEVEL))
 
 
+def test_enlarged_pictures_are_softer_and_as_large() -> None:
+    random = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+    def steps(enlarge: float) -> float:
+        clean = Noised(in_memory([random]), parse("gaussian:0"), enlarge=enlarge)
+        batch = crops(clean, batch=20, patch=32).batch(0, Share())
+        assert batch.target.shape == (20, 3, 32, 32)
+        assert 0 <= batch.target.min() < batch.target.max() <= 1
+        return float(batch.target.diff(dim=3).abs().mean())
+
+    assert steps(3) < 0.75 * steps(1)
+
+
 def test_every_pixel_is_as_likely() -> None:
     """A picture of four times the area comes four times as often."""
     zeros, ones = np.zeros((32, 32, 1), np.uint8), np.full((64, 64, 1), 255, np.uint8)

@@ -42,9 +42,10 @@ class Data:
     are pairs; clean alone gets ``noise``, such as "gaussian:0-55", made anew for every sample; noisy and
     ``noisy_too`` are two takes of the same; noisy alone is learnt from by ``self_supervision``: "recorrupted"
     for noise of a known level, "blind-spot" for any that differs from pixel to pixel, "auto" the one that the
-    noise calls for. ``held_out`` is the part of the pictures to test on, ``check`` looks for pairs that do
-    not fit, ``grey`` turns colours to grey, ``range`` are the values that stand for black and white, ``axes``
-    is as ``snowmelt denoise`` takes it.
+    noise calls for. ``enlarge`` is how many times clean pictures are enlarged at most before they get noise,
+    at random for each sample: a camera's own pixels are softer than those of reduced pictures. ``held_out`` is
+    the part of the pictures to test on, ``check`` looks for pairs that do not fit, ``grey`` turns colours to
+    grey, ``range`` are the values that stand for black and white, ``axes`` is as ``snowmelt denoise`` takes it.
     """
 
     source: str = "shapes"
@@ -55,6 +56,7 @@ class Data:
     noisy_too: tuple[str, ...] = ()
     noise: str = ""
     self_supervision: str = "auto"
+    enlarge: float = 1.0
     held_out: float = 0.1
     check: bool = True
     grey: bool = False
@@ -172,6 +174,7 @@ def _check(recipe: Recipe) -> None:
         ("training.epochs", training.epochs, 1),
         ("training.steps", training.steps, 0),
         ("network.told", recipe.network.told, 0),
+        ("data.enlarge", recipe.data.enlarge, 1),
         ("training.batch", training.batch, 1),
         ("training.patience", training.patience, 0),
         ("training.patch", training.patch, 0),

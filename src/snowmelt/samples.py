@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from snowmelt import cases, levels, sources, tiles
 from snowmelt import noise as noises
@@ -264,19 +265,23 @@ class Noised:
     """Clean pictures; noise is made anew for every sample.
 
     The squared error is divided by the noise's standard deviation, so that all strengths count alike.
-    Networks are told the level where it can be said of a picture to be denoised, too.
+    Networks are told the level where it can be said of a picture to be denoised, too. Pictures are enlarged
+    up to ``enlarge`` times beforehand, at random.
     """
 
     roles = PAIR
 
-    def __init__(self, pictures: Pictures, noise: Noise) -> None:
+    def __init__(self, pictures: Pictures, noise: Noise, *, enlarge: float = 1) -> None:
         self.pictures, self.noise, self._noise = pictures, str(noise), noise
+        self._enlarge = enlarge
         drawn = noises.draw(noise, np.random.default_rng(0))
         self.level: float | None = None if isinstance(drawn, levels.KINDS) else USUAL_LEVEL
 
     def __call__(self, index: int, rows: slice, columns: slice, rng: np.random.Generator) -> Sample:
         """See `Supervision`."""
         clean = self.pictures.crop(index, rows, columns)
+        if self._enlarge > 1:
+            clean = _enlarged(clean, float(rng.uniform(1, self._enlarge)))
         noise = noises.draw(self._noise, rng)
         noisy = noise(clean, rng)
         told = noises.level(noise, clean) if self.level is None else self.level
@@ -284,6 +289,15 @@ class Noised:
         weight = 1 / (strength + LEAST_LEVEL)
         assert told is not None
         return Sample(noisy, clean, weight, told)
+
+
+def _enlarged(picture: Picture, factor: float) -> Picture:
+    """The upper left part of a picture (H, W, C), enlarged to its size."""
+    height, width = picture.shape[:2]
+    part = picture[: max(1, round(height / factor)), : max(1, round(width / factor))]
+    bands = torch.from_numpy(part.transpose(2, 0, 1).copy())
+    large = functional.interpolate(bands[None], (height, width), mode="bicubic")[0]
+    return large.clamp(0, 1).permute(1, 2, 0).numpy()
 
 
 def _mean_level(level: float | Picture) -> float:
@@ -674,7 +688,7 @@ def _noised(data: Data, seed: int) -> tuple[Supervision, Supervision]:
     train, held_out = sources.split_pictures(
         _open(data.clean, data), held_out=data.held_out, seed=seed
     )
-    return Noised(train, noise), Noised(held_out, noise)
+    return Noised(train, noise, enlarge=data.enlarge), Noised(held_out, noise, enlarge=data.enlarge)
 
 
 def _alone(data: Data, seed: int, conditioned: bool) -> tuple[Supervision, Supervision]:
