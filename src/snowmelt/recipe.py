@@ -43,9 +43,10 @@ class Data:
     ``noisy_too`` are two takes of the same; noisy alone is learnt from by ``self_supervision``: "recorrupted"
     for noise of a known level, "blind-spot" for any that differs from pixel to pixel, "auto" the one that the
     noise calls for. ``enlarge`` is how many times clean pictures are enlarged at most before they get noise,
-    at random for each sample: a camera's own pixels are softer than those of reduced pictures. ``held_out`` is
-    the part of the pictures to test on, ``check`` looks for pairs that do not fit, ``grey`` turns colours to
-    grey, ``range`` are the values that stand for black and white, ``axes`` is as ``snowmelt denoise`` takes it.
+    at random for each sample: a camera's own pixels are softer than those of reduced pictures.
+    ``held_out`` is the part of the pictures to test on, ``check`` looks for pairs that do not fit, ``grey``
+    turns colours to grey, ``range`` are the values that stand for black and white, ``axes`` is as
+    ``snowmelt denoise`` takes it.
     """
 
     source: str = "shapes"
