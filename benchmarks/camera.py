@@ -11,6 +11,7 @@ level", a model of ours. A model called by its name alone is told nothing. Needs
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -62,8 +63,8 @@ def _options() -> argparse.Namespace:
 
 
 def _scene(name: str) -> str:
-    """ "Canon5D2_5_160_3200_chair_8_real" and "…_chair_11_real" are one scene."""
-    return name.rsplit("_", 2)[0]
+    """ "Canon5D2_5_160_3200_chair_8_real" and "Canon5D2_5_160_3200_chair_11" are one scene."""
+    return re.sub(r"_\d+(_real|_mean)?$", "", name)
 
 
 def _tuning_scenes(names: Sequence[str]) -> set[str]:
