@@ -14,7 +14,7 @@ TEXTS = (
     "poisson-gaussian:30:5",
     "speckle:0.2",
     "salt-and-pepper:0.05",
-    "camera:2000:1:0.5:95",
+    "camera:2000:1:0.5:2:95",
 )
 
 
@@ -93,8 +93,8 @@ def test_no_noise_changes_nothing():
         ("poisson:0", "peak of 0: expected more than 0"),
         ("salt-and-pepper:5", "expected a part, 0 to 1"),
         ("", "known: camera, gaussian, poisson"),
-        ("camera:1000:1:0:0", "quality 0: expected 1 to 100"),
-        ("camera:1000:1:95", "expected camera:PEAK:SIGMA:BLUR:QUALITY"),
+        ("camera:1000:1:0:0:0", "quality 0: expected 1 to 100"),
+        ("camera:1000:1:1:95", "expected camera:PEAK:SIGMA:BLUR:COLOURS:QUALITY"),
     ],
 )
 def test_what_is_wrong_is_said(text, words):
@@ -153,7 +153,7 @@ def test_photons_are_drawn_evenly_in_stops():
 
 def test_a_cameras_noise_has_the_strength_of_its_photons():
     grey = np.full((200, 300), 0.5, np.float32)
-    change = put("camera:500:0:0:100", grey) - grey
+    change = put("camera:500:0:0:0:100", grey) - grey
     # value = light ** (1 / gamma), so a change of light counts value ** (1 - gamma) / gamma times
     light = 0.5**noise.GAMMA
     expected = math.sqrt(light / 500) * 0.5 ** (1 - noise.GAMMA) / noise.GAMMA
@@ -167,9 +167,9 @@ def test_a_cameras_noise_is_shared_among_neighbours_and_more_so_its_colours():
     def alike(change, distance):
         return (change[:, :-distance] * change[:, distance:]).mean() / np.square(change).mean()
 
-    change = put("camera:1000:0:0:100", clean) - clean
+    change = put("camera:1000:0:0:0:100", clean) - clean
     assert alike(change[..., 1], 1) == pytest.approx(0.5, abs=0.05)  # of bilinear green: 0.5
-    smooth = put("camera:1000:0:1:100", clean) - clean
+    smooth = put("camera:1000:0:1:3:100", clean) - clean
     grey = smooth.mean(2, keepdims=True)
     assert alike(grey, 4) < 0.1 < 0.3 < alike(smooth - grey, 4)
     assert smooth.std() < 0.7 * change.std()
@@ -177,9 +177,9 @@ def test_a_cameras_noise_is_shared_among_neighbours_and_more_so_its_colours():
 
 def test_a_camera_clips_and_compresses_any_number_of_channels():
     for shape in ((30, 41), (30, 41, 1), (30, 41, 3), (1, 3, 4)):
-        noisy = put("camera:50:5:1:30", np.ones(shape, np.float32))
+        noisy = put("camera:50:5:1:2:30", np.ones(shape, np.float32))
         assert noisy.shape == shape
         assert noisy.max() <= 1
         assert np.array_equal(np.round(noisy * 255), noisy * 255)
     with pytest.raises(UserError, match="expected one picture"):
-        put("camera:50:5:1:30", np.ones((2, 30, 41, 3)))
+        put("camera:50:5:1:2:30", np.ones((2, 30, 41, 3)))

@@ -6,7 +6,7 @@ published protocols do not, and noise that was clipped is no longer of mean zero
 ``Gaussian(0.1)`` here, "gaussian:25.5".)
 
 As text, noise is a kind and its numbers: "gaussian:25", "poisson:30", "poisson-gaussian:30:5", "speckle:0.2",
-"salt-and-pepper:0.05", "camera:2000:1:0.5:95". Standard deviations are in levels of 255 there, as in the
+"salt-and-pepper:0.05", "camera:2000:1:0.5:2:95". Standard deviations are in levels of 255 there, as in the
 papers. Several kinds may be added up, "poisson:30+gaussian:5", and for training a number may be a range,
 "gaussian:0-55", of which each picture gets another.
 """
@@ -40,8 +40,9 @@ FORMS = {
     "poisson-gaussian": "poisson-gaussian:PEAK:SIGMA, photons at white and read noise in levels of 255",
     "speckle": "speckle:SIGMA, a standard deviation as a part of the value, such as speckle:0.2",
     "salt-and-pepper": "salt-and-pepper:AMOUNT, the part of the values that is lost, such as 0.05",
-    "camera": "camera:PEAK:SIGMA:BLUR:QUALITY, photons at white, read noise in levels of 255, the camera's "
-    "smoothing in pixels, the quality of its JPEG, such as camera:2000:1:0.5:95",
+    "camera": "camera:PEAK:SIGMA:BLUR:COLOURS:QUALITY, photons at white, read noise in levels of 255, the "
+    "camera's smoothing of brightness and of colours in pixels, the quality of its JPEG, such as "
+    "camera:2000:1:0.5:2:95",
 }
 
 
@@ -157,20 +158,21 @@ class Camera:
     Attributes:
         peak: Photons at white in the green pixels.
         sigma: Standard deviation of the read noise, as a part of white in linear light.
-        blur: Standard deviation of a Gaussian that smooths the noise, in pixels; three times as much of its
-            colours.
+        blur: Standard deviation of a Gaussian that smooths the noise's brightness, in pixels.
+        colours: The same of its colours, which cameras smooth farther.
         quality: Pillow's quality of the JPEG, up to 100.
     """
 
     peak: float
     sigma: float
     blur: float
+    colours: float
     quality: float
 
     def __post_init__(self) -> None:
         _check("peak", self.peak, positive=True)
-        for name, value in (("sigma", self.sigma), ("blur", self.blur), ("quality", self.quality)):
-            _check(name, value)
+        for name in ("sigma", "blur", "colours", "quality"):
+            _check(name, getattr(self, name))
         if not 1 <= self.quality <= 100:
             raise UserError(f"a JPEG of quality {self.quality:g}: expected 1 to 100")
 
@@ -191,20 +193,17 @@ class Camera:
         return _through_jpeg(seen, round(self.quality), rng).reshape(clean.shape)
 
     def _smoothed(self, grains: Picture) -> Picture:
-        """The noise after the camera's own filter, which takes more of the colours than of the brightness."""
+        """The noise after the camera's own filter."""
         from scipy.ndimage import gaussian_filter
 
-        if self.blur == 0:
-            return grains
         grey = grains.mean(2, keepdims=True)
-        colours = gaussian_filter(grains - grey, (3 * self.blur, 3 * self.blur, 0))
-        smooth: Picture = colours + gaussian_filter(grey, (self.blur, self.blur, 0))
+        colours = gaussian_filter(grains - grey, (self.colours, self.colours, 0))
+        smooth: Picture = gaussian_filter(grey, (self.blur, self.blur, 0)) + colours
         return smooth
 
     def __str__(self) -> str:
-        return (
-            f"camera:{self.peak:.6g}:{self.sigma * LEVELS:.6g}:{self.blur:.6g}:{self.quality:.6g}"
-        )
+        numbers = (self.peak, self.sigma * LEVELS, self.blur, self.colours, self.quality)
+        return ":".join(["camera", *(f"{number:.6g}" for number in numbers)])
 
 
 def _demosaicked(grains: Picture, rng: np.random.Generator) -> Picture:
@@ -344,7 +343,7 @@ _KINDS: Mapping[str, tuple[Callable[..., Noise], tuple[float, ...]]] = {
     "poisson-gaussian": (PoissonGaussian, (1, LEVELS)),
     "speckle": (Speckle, (1,)),
     "salt-and-pepper": (SaltAndPepper, (1,)),
-    "camera": (Camera, (1, LEVELS, 1, 1)),
+    "camera": (Camera, (1, LEVELS, 1, 1, 1)),
 }
 
 
