@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from snowmelt import cli, diagnosis, modelfile, models
+from snowmelt import cli, diagnosis, images, modelfile, models
 from snowmelt.baselines import FILTERS
 from snowmelt.errors import UserError
 from snowmelt.metrics import psnr
@@ -234,7 +234,7 @@ def test_each_command_of_the_advice_exists(kind: str) -> None:
     noise = {"poisson": "poisson:30", "impulse": "salt-and-pepper:0.05"}.get(kind, "gaussian:25")
     for command in diagnosis.ADVICE[kind].commands:
         program, *arguments = shlex.split(
-            command.format(file="scan.tif", noise=noise), comments=True
+            command.format(file="scan.tif", flags=" --range 0 9", noise=noise), comments=True
         )
         assert program == "snowmelt"
         cli._parser().parse_args(arguments)  # an unknown command or flag would exit
@@ -273,8 +273,63 @@ def test_command_says_what_and_what_to_do(
     said = capsys.readouterr().out
     assert "256 x 256 (YX), uint8" in said
     assert "Gaussian: white" in said
+    assert f"snowmelt denoise {shlex.quote(str(noisy_file))} --noise gaussian:2" in said
     assert f"snowmelt denoise {shlex.quote(str(noisy_file))} --model MODEL.onnx" in said
     assert "snowmelt.baselines.non_local_means((image - 0) / 255, 0.1" in said
+
+
+@pytest.mark.parametrize(
+    ("add", "flags"),
+    [
+        (Gaussian(25 / 255), "--noise gaussian:2"),
+        (Poisson(40), "--noise poisson"),
+        (correlated, None),
+        (lambda clean, random: correlated(clean, random) * 2.5 - 0.75, "--noise gaussian:"),
+        (stripes, "--repair"),
+        (SaltAndPepper(0.05), "--repair --strength 0"),
+    ],
+)
+def test_the_first_command_is_of_use(
+    add: Callable[[Picture, np.random.Generator], Picture],
+    flags: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "image.png"
+    noisy = as_8_bit(add(picture().astype(np.float32), rng()))
+    Image.fromarray(noisy).save(path)
+    assert cli.main(["inspect", "--json", str(path)]) == 0
+    (facts,) = json.loads(capsys.readouterr().out)
+    program, *arguments = shlex.split(facts["commands"][0], comments=True)
+    assert program == "snowmelt"
+    if flags is None:
+        assert arguments[0] == "train"
+        return
+    assert flags in facts["commands"][0]
+    assert cli.main(arguments) == 0
+    better = np.asarray(Image.open(tmp_path / "image_denoised.png"))
+    clean = picture() * 2.5 - 0.75 if facts["kind"] == "correlated" else picture()
+    clean = np.clip(clean, 0, 1)
+    assert psnr(clean, better / 255, data_range=1) > psnr(clean, noisy / 255, data_range=1) + 2
+
+
+def test_commands_say_the_range_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "image.tif"
+    noisy = Gaussian(25 / 255)(picture().astype(np.float32), rng())
+    images.write(path, np.rint(500 + 3000 * np.clip(noisy, 0, 1)).astype(np.uint16))
+    assert cli.main(["inspect", "--json", "--range", "500", "3500", str(path)]) == 0
+    (facts,) = json.loads(capsys.readouterr().out)
+    command = facts["commands"][0]
+    assert " --range 500 3500 --noise gaussian:2" in command
+    assert cli.main(shlex.split(command, comments=True)[1:]) == 0
+
+
+def test_read_noise_is_that_in_black() -> None:
+    noisy = PoissonGaussian(60, 10 / 255)(picture().astype(np.float32), rng())
+    found = diagnosis.diagnose(500 + 3000 * noisy, (500, 3500))
+    named = parse(str(diagnosis.name_noise(found, 3000, 500)))
+    assert getattr(named, "sigma", 0.0) == pytest.approx(10 / 255, abs=10 / 255)
+    assert isinstance(named, Poisson | PoissonGaussian)
 
 
 def test_command_in_json(

@@ -182,7 +182,7 @@ def test_a_file_of_pairs_from_the_command_line(pairs_file, model, tmp_path, caps
     assert len((out / "images.jsonl").read_text("utf-8").splitlines()) == 2 * 7
     assert run("evaluate", "--data", pairs_file, "--quiet", "-o", out) == 2
     assert "holds results already" in capsys.readouterr().err
-    assert run("evaluate", "--results", out / "results.json", out / "results.json") == 0
+    assert run("evaluate", "--results", out, out / "results.json") == 0
     assert capsys.readouterr().out.splitlines()[-1] == last
 
 

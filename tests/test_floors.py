@@ -11,7 +11,7 @@ FLOORS = [
     {"images", "metrics", "noise", "processor", "recipe", "shapes", "tiles", "onnxfile", "zoo"},
     {"baselines", "data", "footprint", "models", "optimizers", "photos", "results"},
     {"cases", "diagnosis", "export", "figures"},
-    {"levels", "looks", "modelfile", "sources"},
+    {"defects", "levels", "looks", "modelfile", "sources"},
     {"keras_import", "samples"},
     {"parallel"},
     {"engines"},

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from snowmelt.defects import Repaired
 from snowmelt.denoiser import Denoiser, Settings, check_noise, load
 from snowmelt.errors import UserError
 from snowmelt.images import SUFFIXES, is_store, open_image
@@ -36,6 +37,7 @@ class Options:
         model: Path or name of a model.
         sigma: Noise level in 255ths of the value range, a number or "auto".
         noise: Instead, a kind of noise as `snowmelt.noise.parse` reads it.
+        repair: Whether lost pixels and shifted rows are put right first, see `defects`.
         max_pixels: See ``images.open_image``.
 
     The others are those of ``denoiser.load`` and ``denoiser.Settings``.
@@ -52,6 +54,7 @@ class Options:
     value_range: tuple[float, float] | None = None
     sigma: str | float = AUTO
     noise: str | None = None
+    repair: bool = False
     strength: float = 1.0
     nan: str = "keep"
     max_pixels: int | None = MAX_PIXELS
@@ -144,6 +147,9 @@ def _try(denoiser: Denoiser, job: Job, options: Options) -> bool:
 def _denoise(denoiser: Denoiser, job: Job, options: Options) -> None:
     image = open_image(job.source, axes=options.axes, max_pixels=options.max_pixels)
     target = job.target
+    if options.repair:
+        image = Repaired(image)
+        _level_line(job, options.quiet, image.describe())
     if os.path.lexists(target) and not options.force:
         raise UserError(f"{target}: is there already; --force replaces it")
     image.check_target(target)

@@ -32,6 +32,9 @@ LOW_WAVES = 35  # waves with down + across below 8, but for the mean
 LOWER = 0.2  # quantile of the bins that gives the level: texture only ever adds
 MOST_BLOCKS, MOST_SPECTRUM_BLOCKS = 160_000, 20_000
 SIGNIFICANT = 4.0  # standard errors
+SURE = (
+    12.0  # standard errors; texture of clean images was seen to reach 8, photon noise has 17 to 90
+)
 BIN_ERROR = (
     0.03  # relative, of the variance of a bin: a hundred overlapping blocks of 28 waves and more
 )
@@ -78,7 +81,12 @@ class Curve:
         """Whether the slope is significant, and the levels in bright and dark differ enough to matter."""
         dark, bright = self._model(np.quantile(self.brightness, (0.1, 0.9)))
         ratio = max(dark, bright) / max(min(dark, bright), 1e-12 * max(dark, bright), 1e-300)
-        return abs(self.gain[0]) > SIGNIFICANT * self.gain[1] and ratio > DEPENDENT**2
+        return bool(abs(self.gain[0]) > SIGNIFICANT * self.gain[1] and ratio > DEPENDENT**2)
+
+    @property
+    def sure(self) -> bool:
+        """Whether the line fits better than texture ever does."""
+        return abs(self.gain[0]) > SURE * self.gain[1]
 
     @property
     def reads(self) -> bool:
@@ -91,9 +99,9 @@ class Curve:
         """Root mean square of the noise over the image."""
         if not self.dependent:
             return self.level
-        # More than this is texture that comes with brightness, not photon noise.
-        most = LARGEST_RATIO * self.level
-        return min(most, math.sqrt(float(self._model(self.brightness).mean())))
+        whole = math.sqrt(float(self._model(self.brightness).mean()))
+        # More than this is texture that comes with brightness, unless the line fits too well for that.
+        return whole if self.sure else min(LARGEST_RATIO * self.level, whole)
 
     def relative(self, brightness: Numbers) -> Numbers:
         """Variance at these brightnesses over the mean one; 1 where it does not depend on them."""
@@ -508,6 +516,7 @@ class Findings:
 
     Attributes:
         kind: A key of KINDS.
+        besides: The kind if lost pixels and shifted lines were put right.
         sigma: Level of the noise, stripes and impulses not counted.
         curve, spectrum, clipping: See there.
         impulses: Parts of the pixels lost to the least and the greatest value.
@@ -516,6 +525,7 @@ class Findings:
     """
 
     kind: str
+    besides: str
     sigma: float
     curve: Curve
     spectrum: Spectrum
@@ -556,8 +566,10 @@ def diagnose(channel: NDArray[Any], value_range: tuple[float, float]) -> Finding
     plane[holes] = np.nan
     curve = measure_curve(plane, limits)
     spectrum = measure_spectrum(plane, limits, curve)
+    besides = _kind(span, curve, spectrum, grid)
     return Findings(
-        _kind(span, sum(impulses), max(rows, columns), curve, spectrum, grid),
+        _defect(span, sum(impulses), max(rows, columns)) or besides,
+        besides,
         spectrum.level if spectrum.correlated else curve.sigma,
         curve,
         spectrum,
@@ -569,14 +581,17 @@ def diagnose(channel: NDArray[Any], value_range: tuple[float, float]) -> Finding
     )
 
 
-def _kind(
-    span: float, impulses: float, stripes: float, curve: Curve, spectrum: Spectrum, grid: float
-) -> str:
-    """The kind that needs the most particular remedy comes first."""
+def _defect(span: float, impulses: float, stripes: float) -> str | None:
+    """What `snowmelt.defects` puts right; it needs the most particular remedy and is named first."""
+    if impulses > IMPULSES:
+        return "impulse"
+    return "stripes" if stripes > STRIPED * span else None
+
+
+def _kind(span: float, curve: Curve, spectrum: Spectrum, grid: float) -> str:
+    """The first that holds."""
     level = spectrum.level if spectrum.correlated else curve.level
     rules = (
-        ("impulse", impulses > IMPULSES),
-        ("stripes", stripes > STRIPED * span),
         ("compressed", grid > COMPRESSED and level < WEAK * span),
         ("clean", level < CLEAN * span),
         ("unclear", spectrum.uneven > TEXTURED and level < WEAK * span),
@@ -611,7 +626,7 @@ class Advice:
 
 
 ANY = math.inf
-DENOISE = "snowmelt denoise {file} --model MODEL.onnx  # with that model"
+DENOISE = "snowmelt denoise {file}{flags} --model MODEL.onnx  # with that model"
 SIMULATE = (
     "snowmelt evaluate --clean CLEAN_FOLDER --noise {noise} --model MODEL.onnx  # any good at it?"
 )
@@ -627,6 +642,10 @@ BLIND_SPOT = (
     "A network that learns to predict a pixel from its neighbours alone (blind-spot training) would learn "
     "this noise as if it were picture: the neighbours give it away."
 )
+MAP = (
+    "A denoiser for one level blurs the dark and leaves noise in the bright; the model that ships takes the "
+    "level as a map, which the measured line over the brightness makes."
+)
 # Filters and multiples: tuned on known noise, benchmarks/diagnosis.py --filters.
 ADVICE: Mapping[str, Advice] = {
     "clean": Advice("Leave the image as it is: any denoiser would only cost detail."),
@@ -637,8 +656,8 @@ ADVICE: Mapping[str, Advice] = {
         commands=(PAIRS, DENOISE),
     ),
     "unclear": Advice(
-        "Noise cannot be told from texture here. Inspect a picture of something even from the same camera, "
-        "or leave the image as it is."
+        "Noise cannot be told from texture here. Inspect a picture of something even from the same camera; "
+        "the model that ships measures the level another way, and leaves the image as it is if in doubt."
     ),
     "gaussian": Advice(
         "The noise all denoisers are made for; also one that was trained for just this level.",
@@ -646,14 +665,12 @@ ADVICE: Mapping[str, Advice] = {
         (ALONE, PUT_ON, DENOISE, SIMULATE),
     ),
     "poisson": Advice(
-        "A denoiser for one level blurs the dark and leaves noise in the bright; the model that ships takes "
-        "the level as a map.",
+        MAP,
         (Choice(15, "nlm", 1.15), Choice(ANY, "tv", 0.95)),
         (ALONE, PUT_ON, DENOISE, SIMULATE),
     ),
     "poisson-gaussian": Advice(
-        "A denoiser for one level blurs the dark and leaves noise in the bright; the model that ships takes "
-        "the level as a map.",
+        MAP,
         (Choice(18, "nlm", 1.1), Choice(ANY, "tv", 0.87)),
         (ALONE, PUT_ON, DENOISE, SIMULATE),
     ),
@@ -670,12 +687,13 @@ ADVICE: Mapping[str, Advice] = {
     ),
     "stripes": Advice(
         "Filters do little against offsets of whole rows or columns: correct them at the sensor (dark and "
-        f"flat frames) before anything else. {BLIND_SPOT}",
+        f"flat frames), else take them off before anything else, as --repair does. {BLIND_SPOT}",
         (Choice(ANY, "nlm", 1.1),),
         (PAIRS, DENOISE),
     ),
     "impulse": Advice(
-        "Lost pixels say nothing of what they were; a mean would smear them, a median leaves them out.",
+        "Lost pixels say nothing of what they were, but their neighbours do: --repair replaces them, and no "
+        "others. A mean would smear them, a median of all pixels costs detail.",
         (Choice(0.12, "median", 3), Choice(ANY, "median", 5)),
         (PUT_ON, DENOISE, SIMULATE),
     ),
@@ -693,15 +711,53 @@ def choose_filter(found: Findings, span: float) -> tuple[str, float] | None:
     return None
 
 
-def name_noise(found: Findings, span: float) -> str | None:
+@dataclass(frozen=True)
+class Denoising:
+    """How the model that ships is best asked: what it is told of the noise (None: it measures it itself),
+    whether pixels and lines are repaired first, and the part of the noise that it takes away."""
+
+    noise: str | None = None
+    repair: bool = False
+    strength: float = 1.0
+
+
+TOLD = ("gaussian", "poisson", "poisson-gaussian")  # such a model was trained for
+STRONG = 35  # of 255; against weaker noise that neighbours share, a filter is better
+BROAD = (
+    2.0  # correlated noise is as broad as white noise of 1 + BROAD * correlation times its level
+)
+
+
+def choose_denoising(found: Findings, span: float, low: float = 0.0) -> Denoising | None:
+    """What to ask of the model that ships; None where it is better not asked.
+
+    ``low`` is the value of black, ``span`` from there to white.
+    """
+    repair = found.kind in ("impulse", "stripes")
+    if found.besides in TOLD:
+        return Denoising(_name(found.besides, found, span, low), repair)
+    if found.besides in ("dependent", "unclear"):
+        return Denoising(repair=repair)
+    level = 255 * found.sigma / span
+    if found.kind == "correlated" and level >= STRONG:
+        shared = max(found.spectrum.down, found.spectrum.across)
+        return Denoising(f"gaussian:{level * (1 + BROAD * shared):.3g}")
+    return Denoising(repair=True, strength=0.0) if repair else None
+
+
+def name_noise(found: Findings, span: float, low: float = 0.0) -> str | None:
     """The noise as `snowmelt.noise.parse` reads it; None if it is of no such kind."""
+    return _name(found.kind, found, span, low)
+
+
+def _name(kind: str, found: Findings, span: float, low: float) -> str | None:
     gain = found.curve.gain[0]
     peak = span / gain if gain > 0 else math.inf
-    read = 255 * math.sqrt(max(found.curve.floor[0], 0)) / span
+    read = 255 * math.sqrt(max(found.curve.floor[0] + gain * low, 0)) / span
     texts = {
         "gaussian": f"gaussian:{255 * found.sigma / span:.3g}",
         "poisson": f"poisson:{peak:.3g}",
         "poisson-gaussian": f"poisson-gaussian:{peak:.3g}:{read:.3g}",
         "impulse": f"salt-and-pepper:{sum(found.impulses):.2g}",
     }
-    return texts.get(found.kind)
+    return texts.get(kind)

@@ -241,4 +241,5 @@ def _measured(plane: Plane, span: float) -> tuple[float, float]:
 
 
 def _counts_photons(curve: Curve) -> bool:
-    return curve.dependent and curve.gain[0] > 0 and curve.sigma < LARGEST_RATIO * curve.level
+    likely = curve.sure or curve.sigma < LARGEST_RATIO * curve.level
+    return curve.dependent and curve.gain[0] > 0 and likely

@@ -42,6 +42,11 @@ def add(commands: Commands) -> None:
         help="instead of --sigma, noise that grows with brightness: poisson:PEAK (photons at white) or "
         "poisson-gaussian:PEAK:SIGMA, as snowmelt inspect and evaluate say it",
     )  # fmt: skip
+    add_(
+        "--repair", action="store_true",
+        help="first replace lost pixels (salt and pepper), and take off shifts of whole rows and columns; "
+        "with --strength 0 nothing else is done",
+    )  # fmt: skip
     add_("--strength", type=float, default=1.0, help="0 (the input) to 1 (denoised)")
     add_("--nan", default="keep", help="keep: NaN and infinite values come back; fail: an error")
     add_(

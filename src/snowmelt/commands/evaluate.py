@@ -26,9 +26,10 @@ Score denoisers on images, against classical filters at their best and against d
   --clean DIR --noise gaussian:25    clean images and noise put on them, by the published protocol
   --noisy DIR --noisy-too DIR        no truth, but two noisy takes of each scene
   --noisy DIR                        no truth, noisy images alone: the least can be said
-  --results A.json B.json            what was saved by -o before, in one table where it is comparable
+  --results A B                      what was saved by -o before, in one table where it is comparable
 
 DIR is a folder, a file, or a pattern such as 'scans/*_real.jpg': the star stands for the image's name."""
+SAVED = "results.json"
 
 
 def add(commands: Commands) -> None:
@@ -73,12 +74,18 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         help="stored values of black and white (default: all of an 8 or 16-bit type, 0 to 1 of floats)",
     )  # fmt: skip
     group.add_argument("--axes", metavar="LETTERS", help="such as ZYX, where a file is silent")
-    group.add_argument("--results", nargs="+", type=Path, metavar="FILE", help="saved results")
+    group.add_argument(
+        "--results", nargs="+", type=Path, metavar="FOLDER",
+        help="saved results (-o), or their results.json",
+    )  # fmt: skip
 
 
 def _add_denoisers(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("denoisers")
-    group.add_argument("--model", nargs="+", default=[], metavar="MODEL", help="files or names")
+    group.add_argument(
+        "--model", "--model-2", nargs="+", action="extend", default=[], metavar="MODEL",
+        help="files or names",
+    )  # fmt: skip
     group.add_argument(
         "--sigma", metavar="LEVELS",
         help="noise in levels of 255, for models that ask for it, or auto: measured on each image "
@@ -105,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
     if options.results:
         if _given(options) or options.model:
             raise UserError("--results shows what was saved; leave images and models out")
-        print(results.tables([results.load(path) for path in options.results]))
+        print(results.tables([results.load(_saved(path)) for path in options.results]))
         return DONE
     _check(options)
     against = _against(options.against)
@@ -134,10 +141,15 @@ def run(options: argparse.Namespace) -> int:
     print("\n".join([text, *verdicts]))
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
-        results.save(content, options.output / "results.json")
+        results.save(content, options.output / SAVED)
         results.save_rows(rows, options.output)
         looks.write_pictures(options.output, album or [])
     return DONE
+
+
+def _saved(path: Path) -> Path:
+    """The file of results, also where its folder is named."""
+    return path / SAVED if path.is_dir() else path
 
 
 def _given(options: argparse.Namespace) -> set[str]:

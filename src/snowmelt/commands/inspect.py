@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 LARGEST = 1536  # pixels; of larger images the middle is looked at
 VISIBLE = 1e-4  # part of the pixels; less at a limit is not worth a word
-# White noise of any level and slope is what the models that ship are made for.
-SHIPPED = "snowmelt denoise {file}  # with the model that ships; it measures the level"
-FOR_SHIPPED = ("gaussian", "poisson", "poisson-gaussian", "dependent")
 COLOURS = {1: ("grey",), 3: ("R", "G", "B")}
 
 
@@ -105,6 +102,7 @@ class _Seen:
     values: tuple[float, float]
     value_range: tuple[float, float]
     found: dict[str, Findings]
+    flags: str
 
     @property
     def span(self) -> float:
@@ -139,7 +137,17 @@ def _look(path: str, options: argparse.Namespace) -> _Seen:
         name: diagnosis.diagnose(pixels[..., index], value_range)
         for index, name in enumerate(names)
     }
-    return _Seen(path, image, plane, part, values, value_range, found)
+    flags = _flags(image, options, value_range)
+    return _Seen(path, image, plane, part, values, value_range, found, flags)
+
+
+def _flags(image: Image, options: argparse.Namespace, value_range: tuple[float, float]) -> str:
+    """What has to be said to `snowmelt denoise` too, so that it means the same values."""
+    axes = f" --axes {options.axes}" if options.axes else ""
+    of_8_bits = image.layout.dtype.kind == "u" and image.layout.dtype.itemsize == 1
+    if of_8_bits and options.value_range is None:
+        return axes
+    return f"{axes} --range {value_range[0]:.6g} {value_range[1]:.6g}"
 
 
 def _middle(image: Image) -> tuple[int, np.ndarray[Any, Any], str]:
@@ -288,13 +296,36 @@ def _advice(seen: _Seen) -> list[str]:
 
 
 def _commands(seen: _Seen) -> list[str]:
-    from snowmelt import zoo
     from snowmelt.diagnosis import ADVICE, name_noise
 
-    noise = name_noise(seen.worst, seen.span)
-    fields = {"file": shlex.quote(seen.path), "noise": noise}
-    shipped = [SHIPPED] if seen.worst.kind in FOR_SHIPPED and zoo.shipped() else []
-    return [command.format(**fields) for command in (*shipped, *ADVICE[seen.worst.kind].commands)]
+    noise = name_noise(seen.worst, seen.span, seen.value_range[0])
+    fields = {"file": shlex.quote(seen.path), "flags": seen.flags, "noise": noise}
+    commands = [command.format(**fields) for command in ADVICE[seen.worst.kind].commands]
+    return [*_shipped(seen), *commands]
+
+
+def _shipped(seen: _Seen) -> list[str]:
+    """The command for the model that ships, if there is one and it is any good against such noise."""
+    from snowmelt import zoo
+    from snowmelt.diagnosis import choose_denoising
+
+    chosen = choose_denoising(seen.worst, seen.span, seen.value_range[0])
+    if chosen is None or not zoo.shipped():
+        return []
+    words = ["snowmelt denoise", shlex.quote(seen.path) + seen.flags]
+    words += ["--repair"] if chosen.repair else []
+    if chosen.strength == 0:
+        return [" ".join([*words, "--strength 0  # what is lost or shifted is put right, no more"])]
+    # Each channel of a colour image is measured on its own, unless all are told one thing.
+    told = chosen.noise if len(seen.found) == 1 or seen.worst.kind == "correlated" else None
+    words += [f"--noise {told}"] if told else []
+    return [f"{' '.join(words)}  # with the model that ships; it {_asked(seen, told)}"]
+
+
+def _asked(seen: _Seen, told: str | None) -> str:
+    if told is None:
+        return "measures the level itself"
+    return "is told more than the level" if seen.worst.kind == "correlated" else "is told the noise"
 
 
 def _facts(seen: _Seen) -> dict[str, Any]:
@@ -317,7 +348,7 @@ def _facts(seen: _Seen) -> dict[str, Any]:
         "kind": worst.kind,
         "advice": ADVICE[worst.kind].why,
         "filter": chosen and {"name": chosen[0], "parameter": chosen[1]},
-        "noise": name_noise(worst, seen.span),
+        "noise": name_noise(worst, seen.span, seen.value_range[0]),
         "commands": _commands(seen),
     }
 
@@ -326,6 +357,7 @@ def _plain(found: Findings) -> dict[str, Any]:
     curve, spectrum = found.curve, found.spectrum
     return {
         "kind": found.kind,
+        "besides": found.besides,
         "sigma": found.sigma,
         "dependent": curve.dependent,
         "gain": _pair(curve.gain),
