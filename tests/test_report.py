@@ -1,6 +1,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +338,44 @@ def test_training_ends_with_a_report(
     assert [each["name"] for each in shown["pictures"]] == ["held-out pair", "photo"]
     assert shown["origin"][1][:2] == ["model file", "model.onnx"]
     assert main(["report", str(run)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "curve"),
+    [
+        ({"clean": ["/a/b"], "noise": "gaussian:25"}, "clean: b", "Held-out PSNR, dB"),
+        (
+            {"noisy": ["/a/one"], "noisy_too": ["/a/two"]},
+            "noisy: one; noisy too: two",
+            "Held-out PSNR against the second take, dB",
+        ),
+        (
+            {"noisy": ["/a/one"]},
+            "noisy: one",
+            "Held-out PSNR against noisy pixels kept from the network, dB",
+        ),
+    ],
+)
+def test_data_of_ones_own_are_named_and_no_truth_is_claimed(
+    data: dict[str, Any], name: str, curve: str, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run")
+    write_recipe(from_dict({"data": data}), run / "recipe.toml")
+    shown = content(page_of(run))
+    assert shown["origin"][0][1] == name
+    assert shown["curve"] == curve
+    assert "source" not in shown["recipe"]["data"]
+
+
+def test_a_second_take_is_not_called_the_original(browser: Browser, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", names=("held-out pair",))
+    looks.write_pictures(run, [replace(seen("held-out pair"), reference="second take")])
+    shown = content(page_of(run))
+    assert shown["pictures"][0]["reference"] == "second take"
+    browser.open(run / "report.html")
+    assert text(browser, "#clean-caption") == ["second take"]
+    assert "original" not in " ".join(text(browser, "main"))
+    assert "true noise" not in " ".join(text(browser, "main"))
 
 
 # --- in a browser

@@ -154,6 +154,17 @@ def test_one_image_is_cut_into_tiles():
     )
 
 
+def test_an_image_too_small_for_an_interval_gets_none():
+    small = collection(FIRST[:1, :64, :64], SECOND[:1, :64, :64])
+    nothing = Contender("nothing much", lambda picture: picture + np.float32(0.3))
+    found = truthless.compare(small, [GOOD, nothing], against=["tv"])
+    good, worse = truthless.verdicts(found)
+    assert "nan" not in truthless.table(found) + good
+    assert "too small for an interval" in truthless.table(found)
+    assert "don't use it" not in good
+    assert "worse than doing nothing" in worse
+
+
 def test_it_is_saved_as_json_and_rows(takes, tmp_path):
     results.save(truthless.content(takes), tmp_path / "results.json")
     saved = json.loads((tmp_path / "results.json").read_text("utf-8"))

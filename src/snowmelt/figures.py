@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snowmelt.files import replacing
 from snowmelt.metrics import psnr
-from snowmelt.photos import NoisyPhoto
+from snowmelt.photos import AS_IT_CAME, ORIGINAL, NoisyPhoto
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 100
+WIDEST = 1.25  # points of type for each pixel that a title's letter may have: they are about half as wide
 CELL, GAP, CAPTION, TITLE = 256, 12, 28, 44  # pixels; a picture of 128 x 128 is doubled exactly
 
 
@@ -26,9 +27,9 @@ def draw_epoch(
     """Noised, original and denoised side by side, a row a picture, titled "After N epochs"."""
     rows = [
         (
-            (photo.noisy, f"noised, {_decibels(photo.clean, photo.noisy)}"),
-            (photo.clean, f"original: {photo.name}"),
-            (denoised, f"denoised, {_decibels(photo.clean, denoised)}"),
+            (photo.noisy, f"noised{_decibels(photo, photo.noisy)}"),
+            (photo.clean, f"{photo.reference}: {photo.name}"),
+            (denoised, f"denoised{_decibels(photo, denoised)}"),
         )
         for photo, denoised in triples
     ]
@@ -36,8 +37,9 @@ def draw_epoch(
 
 
 def draw_pair(path: Path, pair: NoisyPhoto) -> None:
-    """A first look: one noisy picture beside its clean twin."""
-    row = ((pair.noisy, f"noisy, {_decibels(pair.clean, pair.noisy)}"), (pair.clean, "clean"))
+    """A first look: one noisy picture beside what the network is held against."""
+    reference = "clean" if pair.reference == ORIGINAL else pair.reference
+    row = ((pair.noisy, f"noisy{_decibels(pair, pair.noisy)}"), (pair.clean, reference))
     _draw_grid(path, f"A first look: {pair.name}", [row])
 
 
@@ -46,7 +48,7 @@ def draw_photos(path: Path, photos: Sequence[NoisyPhoto]) -> None:
     rows = [
         (
             (photo.clean, f"original: {photo.name}"),
-            (photo.noisy, f"noised, {_decibels(photo.clean, photo.noisy)}"),
+            (photo.noisy, f"noised{_decibels(photo, photo.noisy)}"),
         )
         for photo in photos
     ]
@@ -82,7 +84,8 @@ def _draw_grid(
     width = GAP + columns * (CELL + GAP)
     height = TITLE + len(rows) * (CAPTION + CELL) + GAP
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="#e8e8e8")
-    figure.text(0.5, 1 - TITLE / 2 / height, title, fontsize=14, ha="center", va="center")
+    size = min(14.0, WIDEST * (width - 2 * GAP) / len(title))
+    figure.text(0.5, 1 - TITLE / 2 / height, title, fontsize=size, ha="center", va="center")
     for i, row in enumerate(rows):
         for j, (picture, caption) in enumerate(row):
             left = GAP + j * (CELL + GAP)
@@ -100,8 +103,11 @@ def _save(figure: Figure, path: Path) -> None:
         figure.savefig(part, format="png")
 
 
-def _decibels(clean: Any, image: Any) -> str:
-    return f"{psnr(clean, image, data_range=1):.2f} dB"
+def _decibels(photo: NoisyPhoto, image: NDArray[np.float32]) -> str:
+    """PSNR as the end of a caption; none against the noisy picture itself, which is no truth."""
+    if photo.reference == AS_IT_CAME:
+        return ""
+    return f", {psnr(photo.clean, image, data_range=1):.2f} dB"
 
 
 def _shorten(caption: str, limit: int = 38) -> str:

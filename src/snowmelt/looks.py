@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from snowmelt.cases import Picture, middle
 from snowmelt.errors import UserError
 from snowmelt.files import replacing
+from snowmelt.photos import ORIGINAL
 
 PICTURES = "pictures.npz"
 ALBUM, SIDE = 4, 320  # images of an evaluation that are kept, and how much of each
@@ -27,12 +28,16 @@ ALBUM, SIDE = 4, 320  # images of an evaluation that are kept, and how much of e
 
 @dataclass(frozen=True)
 class Seen:
-    """A noisy picture, the truth where it is known, and by name what was made of it."""
+    """A noisy picture, the truth where it is known, and by name what was made of it.
+
+    ``reference`` says what ``clean`` is: the original, or a second take.
+    """
 
     name: str
     noisy: Picture
     clean: Picture | None = None
     takes: Mapping[str, Picture] = field(default_factory=dict)
+    reference: str = ORIGINAL
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -51,6 +56,7 @@ def write_pictures(folder: Path, seen: Sequence[Seen]) -> None:
     arrays: dict[str, NDArray[Any]] = {
         "names": np.array([each.name for each in seen], dtype=str),
         "labels": np.array(labels, dtype=str),
+        "references": np.array([each.reference for each in seen], dtype=str),
     }
     for i, each in enumerate(seen):
         arrays[f"noisy_{i}"] = each.noisy
@@ -74,14 +80,17 @@ def read_pictures(folder: Path) -> list[Seen]:
         return []
     arrays = _read(path)
     try:
+        names = arrays["names"]
+        references = arrays.get("references", [ORIGINAL] * len(names))
         return [
             Seen(
                 str(name),
                 arrays[f"noisy_{i}"],
                 arrays.get(f"clean_{i}"),
                 {str(label): arrays[f"take_{i}_{j}"] for j, label in enumerate(arrays["labels"])},
+                str(reference),
             )
-            for i, name in enumerate(arrays["names"])
+            for i, (name, reference) in enumerate(zip(names, references, strict=True))
         ]
     except (KeyError, TypeError) as error:
         raise _foreign(path, error) from error

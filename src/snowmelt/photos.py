@@ -13,17 +13,23 @@ from snowmelt import images
 from snowmelt.errors import UserError
 
 SIDE = 128  # pixels
+ORIGINAL, SECOND_TAKE, AS_IT_CAME = "original", "second take", "as it came"
 DEFAULTS = ("camera.png", "chelsea.png", "coffee.png")  # of scikit-image's package
 
 
 @dataclass(frozen=True)
 class NoisyPhoto:
-    """A picture with its noised twin, each (H, W) or (H, W, 3) float32 in [0, 1]; ``level`` of the noise."""
+    """A picture with its noised twin, each (H, W) or (H, W, 3) float32 in [0, 1]; ``level`` of the noise.
+
+    ``reference`` says what ``clean`` really is: the original, a second take, or the noisy picture itself as
+    it came, ``noisy`` being what the network was given of it.
+    """
 
     name: str
     noisy: NDArray[np.float32]
     clean: NDArray[np.float32]
     level: float | NDArray[np.float32] = 0.0
+    reference: str = ORIGINAL
 
 
 def default_photos() -> tuple[str, ...]:

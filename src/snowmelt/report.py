@@ -42,6 +42,7 @@ MAX_PAGE_NUMBERS = 5  # on top
 FULL_COLOUR = 0.25  # autocorrelation that gets the full colour
 NEGATIVE, ZERO, POSITIVE = (33, 102, 172), (247, 247, 247), (178, 60, 30)
 KICKER = "Snowmelt report"
+_OWN = {"noisy", "noisy_too", "clean"}
 RECIPE, LOG, SCORES, RESULTS, NETWORK = (
     "recipe.toml", "log.jsonl", "scores.json", "results.json", "model.onnx",
 )  # fmt: skip
@@ -138,7 +139,7 @@ def _content_of_run(folder: Path) -> Content:
     model = folder / NETWORK
     header = modelfile.read(model).header if model.is_file() else None
     seen = looks.read_looks(folder, most=MAX_TAKES)
-    origin = [["data", recipe["data"]["source"], recipe["data"]["sha256"]]]
+    origin = [["data", _data_name(recipe["data"]), recipe["data"]["sha256"]]]
     if header:
         digest = hashlib.sha256(model.read_bytes()).hexdigest()
         origin += [["model file", model.name, digest], ["made with", header.created_with, ""]]
@@ -153,6 +154,7 @@ def _content_of_run(folder: Path) -> Content:
         "figures": [*_figures(saved), *trained],
         **_album(seen),
         "log": log,
+        "curve": _curve(recipe["data"]),
         "marks": _marks(saved),
         "scores": _table(saved),
         "recipe": recipe,
@@ -178,6 +180,7 @@ def _content_of_results(folder: Path) -> Content:
         "figures": _figures(saved),
         **_album(seen),
         "log": [],
+        "curve": "",
         "marks": [],
         "scores": _table(saved),
         "recipe": {},
@@ -195,6 +198,8 @@ def _read_recipe(path: Path) -> Content:
             for name, table in tables.items()
         }
         short["data"] = {"source": "", "sha256": ""} | short.get("data", {})
+        if _OWN.intersection(key for key, value in short["data"].items() if value):
+            del short["data"]["source"]  # it counts for nothing then
     except (ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a recipe ({error})") from error
     return short
@@ -206,6 +211,25 @@ def _name_only(value: Any) -> Any:
     if isinstance(value, str) and Path(value).is_absolute():
         return Path(value).name
     return value
+
+
+def _data_name(data: Content) -> str:
+    """What was learnt from: one's own files by name, else the source."""
+    own = [
+        f"{key.replace('_', ' ')}: {', '.join(data[key])}"
+        for key in ("noisy", "noisy_too", "clean")
+        if data.get(key)
+    ]
+    return "; ".join(own) or str(data["source"])
+
+
+def _curve(data: Content) -> str:
+    """What the PSNR of the curve is held against, which without clean pictures is no truth."""
+    if data.get("clean") or not data.get("noisy"):
+        return "Held-out PSNR, dB"
+    if data.get("noisy_too"):
+        return "Held-out PSNR against the second take, dB"
+    return "Held-out PSNR against noisy pixels kept from the network, dB"
 
 
 def _read_log(path: Path) -> list[dict[str, float]]:
@@ -330,6 +354,7 @@ def show(seen: Seen, side: int) -> Content:
 
     return {
         "name": seen.name,
+        "reference": seen.reference,
         "size": [width, height],
         "shown": [min(width, side), min(height, side)],
         "amplitude": amplitude,

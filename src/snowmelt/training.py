@@ -52,7 +52,7 @@ from snowmelt.data import Dataset, check_sha256, fetch, is_url, read_dataset
 from snowmelt.errors import UserError
 from snowmelt.files import replacing
 from snowmelt.models import Network, is_finite, summary
-from snowmelt.photos import NoisyPhoto, read_photos
+from snowmelt.photos import AS_IT_CAME, ORIGINAL, SECOND_TAKE, NoisyPhoto, read_photos
 from snowmelt.recipe import Recipe
 from snowmelt.samples import USUAL_LEVEL, Ahead, Batch, Samples, Share
 from snowmelt.shapes import write_dataset
@@ -341,8 +341,7 @@ class Run:
         pictures = self.pictures()
         height, width = pictures[0].noisy.shape[:2]
         _say(self.quiet, summary(self.state.network, height, width))
-        seen = [looks.Seen(each.name, each.noisy, each.clean) for each in pictures]
-        looks.write_pictures(self.folder, seen)
+        looks.write_pictures(self.folder, [_seen(each) for each in pictures])
         first = dataclasses.replace(pictures[0], name=f"{pictures[0].name} of {self.samples.title}")
         figures.draw_pair(self.folder / "pair.png", first)
         if self.photos:
@@ -471,8 +470,10 @@ class Run:
         """What is looked at: a held-out pair and the photos."""
         first = self.samples.held_out[0]
         level = 0.0 if first.level is None else first.level[0].numpy()
-        pair = NoisyPhoto("held-out pair", _plain(first.noisy[0]), _plain(first.target[0]), level)
-        return [pair, *self.photos]
+        noisy, target = _plain(first.noisy[0]), _plain(first.target[0])
+        reference = _reference(self.recipe)
+        name = "held-out picture" if reference == AS_IT_CAME else "held-out pair"
+        return [NoisyPhoto(name, noisy, target, level, reference), *self.photos]
 
     def save(self) -> None:
         """Write the log and then the state; after a crash between the two, the state counts."""
@@ -529,6 +530,21 @@ class Run:
             unit="step",
             disable=True if self.quiet else None,
         )
+
+
+def _reference(recipe: Recipe) -> str:
+    """What held-out pictures are held against."""
+    data = recipe.data
+    if data.clean or not data.own:
+        return ORIGINAL
+    return SECOND_TAKE if data.noisy_too else AS_IT_CAME
+
+
+def _seen(picture: NoisyPhoto) -> looks.Seen:
+    """A picture as it is kept for the report; what is no truth is not called one."""
+    if picture.reference == AS_IT_CAME:
+        return looks.Seen(picture.name, picture.clean)
+    return looks.Seen(picture.name, picture.noisy, picture.clean, reference=picture.reference)
 
 
 def _plain(picture: Tensor) -> Picture:

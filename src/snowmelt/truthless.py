@@ -333,11 +333,13 @@ def table(findings: Findings) -> str:
 
 def _legend(findings: Findings, best: Marks) -> list[str]:
     of = "images" if len(findings.images) > 1 else "tiles of the image"
+    several = len(set(findings.samples))
+    half = f"± half of the {CONFIDENCE:.0%} interval (paired bootstrap over {several} {of})"
+    sure = half if several > 1 else "the image is too small for an interval"
     goal = "prediction of an unseen pixel" if findings.noise is None else "other take"
     return [
         f"distance: to the {goal}, root mean square in levels of 255, noise included; lead: how much closer "
-        f"than {best.name}, ± half of the {CONFIDENCE:.0%} interval (paired bootstrap over "
-        f"{len(set(findings.samples))} {of})",
+        f"than {best.name}, {sure}",
         "removed: standard deviation of noisy minus denoised; correlation: its strongest autocorrelation, "
         f"and at which shift (rows, columns): below {SOME:g} it is white, above {STRONG:g} it has structure",
     ]
@@ -374,17 +376,28 @@ def _judgement(findings: Findings, ours: Marks, best: Marks) -> str:
     nothing = findings.marks[0]
     idle = nothing.name if findings.noise is None else "doing nothing"
     gain, ahead = lead(findings, ours, nothing), lead(findings, ours, best)
-    if gain.low <= 0:
-        sure = "worse" if gain.high < 0 else "no better"
+    (low, high), (behind, before) = _ends(gain), _ends(ahead)
+    if low <= 0:
+        sure = "worse" if high < 0 else "no better"
         change = f"{sure} than {idle} ({signed(gain, 3)} levels)"
         return f"{change}: don't use it on data like this{doubt}"
     if ours is best or best is nothing:
-        return f"closer than {idle} by {gain.mean:.3f} ± {gain.half:.3f} levels{doubt}"
+        return f"closer than {idle} by {_size(gain)} levels{doubt}"
     against = f"the best classical filter, {best.name}"
-    if ahead.low <= 0 <= ahead.high:
+    if behind <= 0 <= before:
         return f"no different from {against} ({signed(ahead, 3)} levels){doubt}"
     which = "better" if ahead.mean > 0 else "worse"
-    return f"{which} than {against}, by {abs(ahead.mean):.3f} ± {ahead.half:.3f} levels{doubt}"
+    return f"{which} than {against}, by {_size(ahead)} levels{doubt}"
+
+
+def _ends(ahead: Interval) -> tuple[float, float]:
+    """Both ends of the interval; the mean twice where there is a single sample and so no interval."""
+    return (ahead.mean, ahead.mean) if math.isnan(ahead.low) else (ahead.low, ahead.high)
+
+
+def _size(ahead: Interval) -> str:
+    """Such as "1.451 ± 0.734"."""
+    return signed(ahead, 3).lstrip("+-")
 
 
 def content(findings: Findings) -> dict[str, Any]:
