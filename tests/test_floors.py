@@ -10,7 +10,7 @@ FLOORS = [
     {"errors", "files"},
     {"images", "metrics", "noise", "processor", "recipe", "shapes", "tiles", "onnxfile", "zoo"},
     {"baselines", "data", "footprint", "models", "optimizers", "photos", "results"},
-    {"cases", "diagnosis", "export", "figures"},
+    {"board", "cases", "diagnosis", "export", "figures"},
     {"defects", "levels", "looks", "modelfile", "sources"},
     {"keras_import", "samples"},
     {"parallel"},

@@ -136,11 +136,13 @@ class Pictures:
     """What to look at: every so many epochs, a held-out pair and the user's photos.
 
     ``noise_variance`` is that of the Gaussian noise put on the photos, in units of [0, 1], clipped.
+    ``tensorboard`` writes curves and pictures for TensorBoard too.
     """
 
     every: int = 50
     photos: tuple[str, ...] = ()
     noise_variance: float = 0.01
+    tensorboard: bool = False
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
 from snowmelt import (
+    board,
     figures,
     looks,
     modelfile,
@@ -271,6 +272,7 @@ class Run:
         self.steps = chosen.steps * recipe.training.epochs
         self.trained: nn.Module = parallel.together(state.network, share)
         self._good = content(state)
+        self.board: board.Board = board.NoBoard()
 
     @classmethod
     def prepare(
@@ -282,6 +284,8 @@ class Run:
         share: Share = Share(),  # noqa: B008
     ) -> Run:
         """Read the photos and the data, build the network; the recipe gets the data's hash."""
+        if recipe.pictures.tensorboard:
+            board.need_tensorboard()
         photos = noisy_photos(recipe)
         chosen, sha256 = open_samples(recipe, folder, quiet=quiet)
         if photos and chosen.channels != 1:
@@ -311,6 +315,8 @@ class Run:
     def go(self) -> bool:
         """Run to the end, or to Ctrl-C; returns whether it came to the end."""
         state = self.state
+        if self.leads and self.recipe.pictures.tensorboard:
+            self.board = board.TensorBoard(self.folder, after=state.step // self.samples.steps)
         if state.step == 0 and self.leads:
             self.introduce()
             self.look()
@@ -329,6 +335,7 @@ class Run:
             self.save()
             self.export()
             self._draw_curves()
+            self.board.close()
         return state.step == self.steps or self.is_over()
 
     def is_over(self) -> bool:
@@ -419,6 +426,8 @@ class Run:
         self._good = content(state)
         if not self.leads:
             return
+        rate = state.optimizers[0].param_groups[0]["lr"]
+        self.board.numbers(epoch, row | {"lr": rate})
         bar.set_postfix(loss=f"{row['loss']:.5f}", psnr=f"{row['psnr']:.2f} dB")
         if epoch % self.recipe.pictures.every == 0 or state.step == self.steps:
             self.look()
@@ -458,7 +467,9 @@ class Run:
         denoised = [self._denoise_picture(each) for each in pictures]
         looks.write_look(self.folder, epoch, denoised)
         triples = [*zip(pictures, denoised, strict=True)]
-        figures.draw_epoch(self.folder / f"epoch-{epoch:03d}.png", epoch, triples)
+        path = self.folder / f"epoch-{epoch:03d}.png"
+        figures.draw_epoch(path, epoch, triples)
+        self.board.picture(epoch, path)
 
     def _denoise_picture(self, picture: NoisyPhoto) -> Picture:
         noisy = torch.from_numpy(picture.noisy)

@@ -49,6 +49,7 @@ RECIPE_FLAGS = {
         "pictures.noise_variance",
         "of the noise put on them, in units of [0, 1]; clipped",
     ),
+    "--tensorboard": ("pictures.tensorboard", "write curves and pictures for TensorBoard too"),
 }
 
 
@@ -57,6 +58,9 @@ def add_recipe(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("recipe", "each of these replaces a key of the recipe")
     for flag, (key, meaning) in RECIPE_FLAGS.items():
         kind = _kind(key)
+        if kind is bool:
+            group.add_argument(flag, dest=key, action="store_true", default=None, help=meaning)
+            continue
         several = typing.get_origin(kind) is tuple
         group.add_argument(
             flag,
