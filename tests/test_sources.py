@@ -292,12 +292,21 @@ def test_photos_with_numbers_for_names_are_chosen_one_by_one() -> None:
 
 
 def test_of_a_series_the_end_is_held_out() -> None:
-    assert choose([f"s.tif[{i}]" for i in range(20)], held_out=0.1, seed=0, in_order=True) == [
-        18,
-        19,
-    ]
+    assert choose([f"s.tif[{i}]" for i in range(20)], held_out=0.1, seed=0) == [18, 19]
     assert choose([f"frame_{i}.png" for i in range(20)], held_out=0.2, seed=0) == [16, 17, 18, 19]
     assert choose(["a.png", "b.png"], held_out=0.9, seed=0) == [1]  # one stays to learn from
+
+
+def test_of_several_stacks_the_end_of_each_is_held_out() -> None:
+    names = [f"{stack}.tif[{plane}]" for stack in "abcd" for plane in range(5)]
+    chosen = choose(names, held_out=0.4, seed=0)
+    assert [names[place] for place in chosen] == [f"{s}.tif[{p}]" for s in "abcd" for p in (3, 4)]
+    mixed = ["a.tif[0]", "a.tif[1]", "alone.png"]
+    assert choose(mixed, held_out=0.9, seed=0) == [1]
+    photos = [f"{letter}.png" for letter in "abcdefgh"]
+    both = choose(["s.h5:/x[0]", "s.h5:/x[1]", *photos], held_out=0.25, seed=0)
+    assert both[0] == 1
+    assert len(both) == 3
 
 
 def test_of_a_single_picture_the_lowest_rows_are_held_out() -> None:

@@ -436,22 +436,16 @@ def find_shift(one: Picture, other: Picture) -> tuple[int, int] | None:
 
 def split_pictures(pictures: Pictures, *, held_out: float, seed: int) -> tuple[Pictures, Pictures]:
     """What to train on and a part to test on, see `choose`; of a single picture its lowest rows."""
-    return _split(pictures, pictures.names, pictures.shapes, pictures.single, held_out, seed)
+    return _split(pictures, pictures.names, pictures.shapes, held_out, seed)
 
 
 def split_pairs(paired: Paired, *, held_out: float, seed: int) -> tuple[Paired, Paired]:
     """What to train on and a part to test on, see `choose`; of a single pair its lowest rows."""
-    noisy = paired.noisy
-    return _split(paired, noisy.names, noisy.shapes, noisy.single, held_out, seed)
+    return _split(paired, paired.noisy.names, paired.noisy.shapes, held_out, seed)
 
 
 def _split(
-    whole: Any,
-    names: Sequence[str],
-    shapes: Sequence[tuple[int, int]],
-    single: bool,
-    held_out: float,
-    seed: int,
+    whole: Any, names: Sequence[str], shapes: Sequence[tuple[int, int]], held_out: float, seed: int
 ) -> tuple[Any, Any]:
     if len(names) == 1:
         height = shapes[0][0]
@@ -459,26 +453,46 @@ def _split(
         if border < 1:
             raise UserError(f"{names[0]}: {height} rows cannot be parted into training and test")
         return whole.rows(slice(0, border)), whole.rows(slice(border, height))
-    chosen = choose(names, held_out=held_out, seed=seed, in_order=single)
+    chosen = choose(names, held_out=held_out, seed=seed)
     others = sorted(set(range(len(names))) - set(chosen))
     return whole.select(others), whole.select(chosen)
 
 
-def choose(
-    names: Sequence[str], *, held_out: float, seed: int, in_order: bool = False
-) -> list[int]:
+def choose(names: Sequence[str], *, held_out: float, seed: int) -> list[int]:
     """Places of the pictures to test on, one or more, never all.
 
-    Names that differ in a last number only, such as ``bag_1`` and ``bag_2``, are one scene and stay together.
-    Where there are fewer than four scenes, or planes of one stack (``in_order``), it is the last ones:
-    neighbours in a series are nearly the same, and a random choice would test on what was trained on.
+    Of each stack, whose planes are called ``stack.tif[0]`` and so on, it is the last planes: neighbours in a
+    series are nearly the same, and a random choice would test on what was trained on. Of other pictures it is
+    whole scenes at random, see `_choose_scenes`.
     """
-    count = min(max(1, round(held_out * len(names))), len(names) - 1)
+    stacks: dict[str, list[int]] = {}
+    alone: list[int] = []
+    for place, name in enumerate(names):
+        plane = re.fullmatch(r"(.*)\[\d+\]", name)
+        (stacks.setdefault(plane[1], []) if plane else alone).append(place)
+    chosen = [place for planes in stacks.values() for place in planes[-_count(planes, held_out) :]]
+    among = _choose_scenes([names[place] for place in alone], held_out, seed)
+    return sorted([*chosen, *(alone[place] for place in among)])
+
+
+def _count(pictures: Sequence[Any], held_out: float) -> int:
+    """How many of them to test on; all but one at most."""
+    return min(max(1, round(held_out * len(pictures))), len(pictures) - 1)
+
+
+def _choose_scenes(names: Sequence[str], held_out: float, seed: int) -> list[int]:
+    """Places of whole scenes at random; where there are fewer than four, of the last pictures.
+
+    Names that differ in a last number only, such as ``bag_1`` and ``bag_2``, are one scene and stay together.
+    """
+    if len(names) < 2:
+        return []
+    count = _count(names, held_out)
     scenes: dict[str, list[int]] = {}
     for place, name in enumerate(names):
         stem = re.sub(r"\.[^./\[\]]+$", "", name)
         scenes.setdefault(re.sub(r"[_\-. ]\d+$", "", stem), []).append(place)
-    if in_order or len(scenes) < 4:
+    if len(scenes) < 4:
         return list(range(len(names) - count, len(names)))
     order = sorted(scenes)
     random.Random(seed).shuffle(order)
