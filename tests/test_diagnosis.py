@@ -324,6 +324,20 @@ def test_commands_say_the_range_again(tmp_path: Path, capsys: pytest.CaptureFixt
     assert cli.main(shlex.split(command, comments=True)[1:]) == 0
 
 
+@pytest.mark.parametrize("peak", [20, 400, 3000])
+def test_noise_of_any_strength_is_named_as_evaluate_reads_it(peak: int) -> None:
+    found = diagnose(PoissonGaussian(peak, 6 / 255)(picture(), rng()))
+    named = str(diagnosis.name_noise(found, 255))
+    assert "e" not in named.partition(":")[2]
+    parse(named)
+
+
+def test_white_noise_on_texture_is_not_correlated() -> None:
+    texture = ndimage.gaussian_filter(rng(5).normal(size=(256, 256)), 1.5)
+    clean = 0.5 + 0.12 * texture / texture.std()
+    assert diagnose(Gaussian(40 / 255)(clean, rng())).kind == "gaussian"
+
+
 def test_read_noise_is_that_in_black() -> None:
     noisy = PoissonGaussian(60, 10 / 255)(picture().astype(np.float32), rng())
     found = diagnosis.diagnose(500 + 3000 * noisy, (500, 3500))

@@ -42,6 +42,7 @@ CHI_SQUARE_MEDIAN = 0.4549  # of one degree of freedom
 # Limits below which an effect is not called one; measured on clean photographs in benchmarks/diagnosis.py.
 CLEAN = 1.2 / 255  # part of the range: what 8-bit rounding, JPEG and fine texture make
 CORRELATED = 0.2  # between neighbours
+FINE = 0.7  # of the level, in the highest frequencies: white noise on texture has 0.75 and more, blurred 0.6
 UNEVEN = 1.8  # times the spread that noise has
 TEXTURED, WEAK = (
     2.2,
@@ -570,7 +571,7 @@ def diagnose(channel: NDArray[Any], value_range: tuple[float, float]) -> Finding
     return Findings(
         _defect(span, sum(impulses), max(rows, columns)) or besides,
         besides,
-        spectrum.level if spectrum.correlated else curve.sigma,
+        spectrum.level if _is_shared(curve, spectrum) else curve.sigma,
         curve,
         spectrum,
         measure_clipping(whole, value_range),
@@ -579,6 +580,11 @@ def diagnose(channel: NDArray[Any], value_range: tuple[float, float]) -> Finding
         columns,
         grid,
     )
+
+
+def _is_shared(curve: Curve, spectrum: Spectrum) -> bool:
+    """Whether the noise is correlated, and not white with texture below it."""
+    return spectrum.correlated and curve.level < FINE * spectrum.level
 
 
 def _defect(span: float, impulses: float, stripes: float) -> str | None:
@@ -590,12 +596,13 @@ def _defect(span: float, impulses: float, stripes: float) -> str | None:
 
 def _kind(span: float, curve: Curve, spectrum: Spectrum, grid: float) -> str:
     """The first that holds."""
-    level = spectrum.level if spectrum.correlated else curve.level
+    shared = _is_shared(curve, spectrum)
+    level = spectrum.level if shared else curve.level
     rules = (
         ("compressed", grid > COMPRESSED and level < WEAK * span),
         ("clean", level < CLEAN * span),
         ("unclear", spectrum.uneven > TEXTURED and level < WEAK * span),
-        ("correlated", spectrum.correlated),
+        ("correlated", shared),
         ("gaussian", not curve.dependent),
         ("dependent", curve.gain[0] < 0),
         ("poisson-gaussian", curve.reads),
@@ -741,7 +748,7 @@ def choose_denoising(found: Findings, span: float, low: float = 0.0) -> Denoisin
     level = 255 * found.sigma / span
     if found.kind == "correlated" and level >= STRONG:
         shared = max(found.spectrum.down, found.spectrum.across)
-        return Denoising(f"gaussian:{level * (1 + BROAD * shared):.3g}")
+        return Denoising(f"gaussian:{_plain(level * (1 + BROAD * shared))}")
     return Denoising(repair=True, strength=0.0) if repair else None
 
 
@@ -755,9 +762,14 @@ def _name(kind: str, found: Findings, span: float, low: float) -> str | None:
     peak = span / gain if gain > 0 else math.inf
     read = 255 * math.sqrt(max(found.curve.floor[0] + gain * low, 0)) / span
     texts = {
-        "gaussian": f"gaussian:{255 * found.sigma / span:.3g}",
-        "poisson": f"poisson:{peak:.3g}",
-        "poisson-gaussian": f"poisson-gaussian:{peak:.3g}:{read:.3g}",
+        "gaussian": f"gaussian:{_plain(255 * found.sigma / span)}",
+        "poisson": f"poisson:{_plain(peak)}",
+        "poisson-gaussian": f"poisson-gaussian:{_plain(peak)}:{_plain(read)}",
         "impulse": f"salt-and-pepper:{sum(found.impulses):.2g}",
     }
     return texts.get(kind)
+
+
+def _plain(value: float) -> str:
+    """Three digits, without an exponent: 1440, 27.6, 0.5."""
+    return np.format_float_positional(value, precision=3, fractional=False, trim="-")
