@@ -1,6 +1,6 @@
 """Photographs as cameras store them: PolyU's pairs of a noisy JPEG and the mean of many shots.
 
-    python benchmarks/camera.py --model real base RUN/model.onnx
+    python benchmarks/camera.py --model base RUN/model.onnx
     python benchmarks/camera.py --learn-from FOLDER    links to the pairs of the scenes for tuning
 
 Every third scene is for tuning, the others are scored; a scene is all files that differ in their last number

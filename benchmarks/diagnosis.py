@@ -119,7 +119,7 @@ def bsds(count: int, first: int = 0) -> list[Picture]:
 
 
 def bsd68(first: int) -> list[Picture]:
-    """12 of BSD68 from the so many-th on, which no model of ours has seen, and no constant was set on."""
+    """12 of BSD68 from the so many-th on, which no model of ours has seen."""
     paths = sorted((DATA / "bsd68").glob("*.png"))[first::5][:12]
     return [(np.asarray(Image.open(path).convert("L")) / 255).astype(np.float32) for path in paths]
 
@@ -173,7 +173,8 @@ def score(clean: list[Picture], denoised: list[Picture]) -> float:
 def follow(noisy: Picture, model: denoiser.Denoiser) -> tuple[str, Picture]:
     """What `snowmelt inspect` says first to this image, done; and its name."""
     found = diagnosis.diagnose(noisy, (0, 1))
-    chosen, choice = diagnosis.choose_denoising(found, 1), diagnosis.choose_filter(found, 1)
+    chosen = diagnosis.choose_denoising(found, 1)
+    choice = diagnosis.choose_filter(noisy, found, 1)
     if chosen:
         image = repaired(noisy) if chosen.repair else noisy
         sigma = chosen.noise or "auto"

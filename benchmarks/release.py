@@ -2,9 +2,8 @@
 
     python benchmarks/release.py runs/photo/model.onnx base-grey
 
-Writes src/snowmelt/weights/NAME.onnx and prints its card for docs/models.md. The network runs in f32. One
-that learnt Gaussian noise is scored by the published protocol on BSD68 and Set12, or CBSD68, and told the
-true level; one that learnt noise of cameras on PolyU's 100 pairs, and is told nothing.
+Writes src/snowmelt/weights/NAME.onnx and prints its card for docs/models.md. The network runs in f32; it is
+scored by the published protocol on BSD68 and Set12, or CBSD68, and told the true level.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -30,10 +29,6 @@ GAUSSIAN = (
     "published: clean 8-bit images, N(0, sigma / 255) of seed 0 for each, not clipped; output clipped and "
     "rounded to 8 bits; PSNR over all pixels and channels, mean over the images; level told; f32"
 )
-CAMERA = (
-    "100 pairs of a camera's JPEG and the mean of many shots; output clipped and rounded to 8 bits; PSNR "
-    "over all pixels and channels, mean over the pairs; nothing told; f32"
-)
 LICENCE = (
     "MIT for the weights; learnt from BSDS500 train and test (Berkeley, for research) and six free "
     "photographs (CC0, Unsplash and Pexels licences)"
@@ -49,7 +44,7 @@ def main() -> None:
         sys.exit(f"{quality.DATA}: not there; give the folder of images by SNOWMELT_DATA")
     network, found = modelfile.load_network(options.model), modelfile.read(options.model)
     header = found.header
-    scores = _by_cameras(options.model) if header.told else _by_gaussians(options.model)
+    scores = _scores(options.model)
     header = dataclasses.replace(
         header,
         recipe=recipe.without_folders(recipe.from_dict(header.recipe)),
@@ -64,7 +59,7 @@ def main() -> None:
     print(_card(modelfile.read(path)))
 
 
-def _by_gaussians(model: Path) -> list[dict[str, Any]]:
+def _scores(model: Path) -> list[dict[str, Any]]:
     scores = []
     for folder, title, sigmas in SETS[modelfile.read(model).header.channels]:
         clean = cases.from_files([str(quality.DATA / folder)], ("clean",))
@@ -75,19 +70,11 @@ def _by_gaussians(model: Path) -> list[dict[str, Any]]:
     return scores
 
 
-def _by_cameras(model: Path) -> list[dict[str, Any]]:
-    sources = [str(quality.DATA / "polyu" / f"*_{kind}.JPG") for kind in ("real", "mean")]
-    pairs = cases.from_files(sources, ("noisy", "clean"))
-    grey = modelfile.read(model).header.channels == 1
-    collection = cases.made_grey(pairs) if grey else pairs
-    return [_row(_score(model, collection, "auto"), "PolyU" + " in grey" * grey, CAMERA)]
-
-
 def _row(value: float, data: str, protocol: str) -> dict[str, Any]:
     return {"metric": "PSNR, dB", "value": value, "data": data, "protocol": protocol}
 
 
-def _score(model: Path, collection: Collection, sigma: float | Literal["auto"]) -> float:
+def _score(model: Path, collection: Collection, sigma: float) -> float:
     """Mean PSNR in dB."""
     network = denoiser.load(model, precision="f32")
     axis = -1 if network.header.channels == 3 else None
@@ -107,10 +94,7 @@ def _card(model: modelfile.ModelFile) -> str:
     rows = [
         ("network", f"{header.architecture} {header.config}, {parameters:,} parameters"),
         ("file", f"{len(model.raw) / 1e6:.1f} MB, SHA-256 `{model.sha256}`"),
-        (
-            "noise",
-            header.noise if header.told else f"{header.noise} of 255, level told or measured",
-        ),
+        ("noise", f"{header.noise} of 255, level told or measured"),
         *((f"data: {row['name']}", f"SHA-256 `{row['sha256']}`") for row in header.data),
         *((str(row["data"]), f"{row['value']:.2f} dB") for row in header.scores),
         ("licence", str(header.licence)),

@@ -1,5 +1,6 @@
 """The noise doctor on a synthetic picture with known noise, and its command line."""
 
+import dataclasses
 import io
 import json
 import os
@@ -218,7 +219,7 @@ def test_overexposed_areas_are_not_lone_pixels() -> None:
 def test_the_advised_filter_helps(add: Callable[[Picture, np.random.Generator], Picture]) -> None:
     clean = picture().astype(np.float32)
     noisy = (as_8_bit(add(clean, rng())) / 255).astype(np.float32)
-    chosen = diagnosis.choose_filter(diagnosis.diagnose(noisy, (0, 1)), 1)
+    chosen = diagnosis.choose_filter(noisy, diagnosis.diagnose(noisy, (0, 1)), 1)
     assert chosen is not None
     name, value = chosen
     better = FILTERS[name].apply(noisy, value)
@@ -226,7 +227,7 @@ def test_the_advised_filter_helps(add: Callable[[Picture, np.random.Generator], 
 
 
 def test_clean_pictures_are_left_alone() -> None:
-    assert diagnosis.choose_filter(diagnose(picture()), 255) is None
+    assert diagnosis.choose_filter(picture(), diagnose(picture()), 255) is None
 
 
 @pytest.mark.parametrize("kind", diagnosis.KINDS)
@@ -336,6 +337,24 @@ def test_white_noise_on_texture_is_not_correlated() -> None:
     texture = ndimage.gaussian_filter(rng(5).normal(size=(256, 256)), 1.5)
     clean = 0.5 + 0.12 * texture / texture.std()
     assert diagnose(Gaussian(40 / 255)(clean, rng())).kind == "gaussian"
+
+
+@pytest.mark.parametrize(
+    ("fine", "level", "correlation", "uneven", "shared"),
+    [
+        (3.4, 24.6, 0.75, 0.9, True),  # as measured on images of BSD68: blurred noise of 25,
+        (3.9, 26.7, 0.75, 1.81, True),  # the same in texture,
+        (6.9, 14.4, 0.46, 1.91, False),  # noise of 10 in texture: which is which cannot be told;
+        (2.9, 22.4, 0.78, 2.99, False),  # and clean gravel,
+        (10.4, 24.6, 0.62, 2.85, False),  # which has white noise of 10
+    ],
+)
+def test_strong_coarse_noise_is_told_from_texture(
+    fine: float, level: float, correlation: float, uneven: float, shared: bool
+) -> None:
+    curve = dataclasses.replace(diagnose(picture()).curve, level=fine)
+    spectrum = diagnosis.Spectrum(level, correlation, correlation, uneven)
+    assert diagnosis._is_shared(255, curve, spectrum) is shared
 
 
 def test_read_noise_is_that_in_black() -> None:

@@ -168,7 +168,7 @@ def test_a_cameras_noise_is_shared_among_neighbours_and_more_so_its_colours():
         return (change[:, :-distance] * change[:, distance:]).mean() / np.square(change).mean()
 
     change = put("camera:1000:0:0:0:100", clean) - clean
-    assert alike(change[..., 1], 1) == pytest.approx(0.5, abs=0.05)  # of bilinear green: 0.5
+    assert alike(change[..., 1], 1) == pytest.approx(0.4, abs=0.04)  # of bilinear green: 0.4
     smooth = put("camera:1000:0:1:3:100", clean) - clean
     grey = smooth.mean(2, keepdims=True)
     assert alike(grey, 4) < 0.1 < 0.3 < alike(smooth - grey, 4)

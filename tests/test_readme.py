@@ -37,13 +37,14 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder: pairs, a scan, a photo, a Keras model."""
+    """A user's folder: pairs, a scan, two photos, a Keras model."""
     folder = tmp_path_factory.mktemp("readme")
     write_pairs(folder / "pairs.h5")
     images.write(folder / "scan.tif", np.full((40, 50), 3000, np.uint16))
     images.write(folder / "a.jpg", np.full((40, 50, 3), 90, np.uint8))
     images.write(folder / "b.png", np.full((40, 50), 90, np.uint8))
-    images.write(folder / "photo.jpg", np.full((40, 50, 3), 90, np.uint8))
+    for name in ("photo.jpg", "shot.jpg"):
+        images.write(folder / name, np.full((40, 50, 3), 90, np.uint8))
     write_keras_model(folder / "dn-mdl.h5")
     random = np.random.default_rng(0)
     for index in range(4):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from snowmelt.baselines import FILTERS
+from snowmelt.baselines import FILTERS, Filter
 from snowmelt.errors import UserError
 
 Numbers = NDArray[np.float64]
@@ -44,6 +44,8 @@ CLEAN = 1.2 / 255  # part of the range: what 8-bit rounding, JPEG and fine textu
 CORRELATED = 0.2  # between neighbours
 FINE = 0.7  # of the level, in the highest frequencies: white noise on texture has 0.75 and more, blurred 0.6
 UNEVEN = 1.8  # times the spread that noise has
+# Texture of more than 15 of 255 in the flattest blocks has never been less uneven than 2.8.
+COARSE, COARSE_FINE, COARSE_UNEVEN = 25 / 255, 0.4, 2.5
 TEXTURED, WEAK = (
     2.2,
     10 / 255,
@@ -571,7 +573,7 @@ def diagnose(channel: NDArray[Any], value_range: tuple[float, float]) -> Finding
     return Findings(
         _defect(span, sum(impulses), max(rows, columns)) or besides,
         besides,
-        spectrum.level if _is_shared(curve, spectrum) else curve.sigma,
+        spectrum.level if _is_shared(span, curve, spectrum) else curve.sigma,
         curve,
         spectrum,
         measure_clipping(whole, value_range),
@@ -582,9 +584,12 @@ def diagnose(channel: NDArray[Any], value_range: tuple[float, float]) -> Finding
     )
 
 
-def _is_shared(curve: Curve, spectrum: Spectrum) -> bool:
+def _is_shared(span: float, curve: Curve, spectrum: Spectrum) -> bool:
     """Whether the noise is correlated, and not white with texture below it."""
-    return spectrum.correlated and curve.level < FINE * spectrum.level
+    if spectrum.correlated:
+        return curve.level < FINE * spectrum.level
+    coarse = max(spectrum.down, spectrum.across) > CORRELATED and spectrum.uneven < COARSE_UNEVEN
+    return coarse and spectrum.level > COARSE * span and curve.level < COARSE_FINE * spectrum.level
 
 
 def _defect(span: float, impulses: float, stripes: float) -> str | None:
@@ -596,7 +601,7 @@ def _defect(span: float, impulses: float, stripes: float) -> str | None:
 
 def _kind(span: float, curve: Curve, spectrum: Spectrum, grid: float) -> str:
     """The first that holds."""
-    shared = _is_shared(curve, spectrum)
+    shared = _is_shared(span, curve, spectrum)
     level = spectrum.level if shared else curve.level
     rules = (
         ("compressed", grid > COMPRESSED and level < WEAK * span),
@@ -615,12 +620,15 @@ def _kind(span: float, curve: Curve, spectrum: Spectrum, grid: float) -> str:
 class Choice:
     """A filter for noise of less than ``below`` (of 255 levels; of the pixels, for impulses).
 
-    ``value`` is its parameter: a multiple of the noise's level, for a median its size.
+    ``value`` is its parameter: a multiple of the noise's level, for a median its size. With ``takes`` it is
+    sought on the image at hand: what takes away so much of the noise's level (Morozov's discrepancy
+    principle, 1966).
     """
 
     below: float
     name: str
-    value: float
+    value: float = 0.0
+    takes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -633,6 +641,8 @@ class Advice:
 
 
 ANY = math.inf
+FILTERED_SIDE = 256  # of the part of an image on which a filter's parameter is sought
+SEEN = "snowmelt denoise {file}{flags} --sigma 10  # where noise is seen at 200%; compare, try 6 and 15"
 DENOISE = "snowmelt denoise {file}{flags} --model MODEL.onnx  # with that model"
 SIMULATE = (
     "snowmelt evaluate --clean CLEAN_FOLDER --noise {noise} --model MODEL.onnx  # any good at it?"
@@ -657,10 +667,10 @@ MAP = (
 ADVICE: Mapping[str, Advice] = {
     "clean": Advice("Leave the image as it is: any denoiser would only cost detail."),
     "compressed": Advice(
-        "Look at it at 200%: if it is clean, leave it. If there are coarse blotches, denoisers for white "
-        "noise take them for picture; start from the raw file, or from a JPEG of the highest quality. "
-        f"{BLIND_SPOT}",
-        commands=(PAIRS, DENOISE),
+        "Look at it at 200%: if it is clean, leave it. If noise is seen, say how strong: two to three times "
+        "what it looks, for a denoiser of white noise takes coarse blotches for picture. Better still, start "
+        f"from the raw file, or from a JPEG of the highest quality. {BLIND_SPOT}",
+        commands=(SEEN, PAIRS, DENOISE),
     ),
     "unclear": Advice(
         "Noise cannot be told from texture here. Inspect a picture of something even from the same camera; "
@@ -689,7 +699,7 @@ ADVICE: Mapping[str, Advice] = {
     "correlated": Advice(
         f"Denoisers for white noise take it for picture, and keep it. {BLIND_SPOT} Train on pairs that hold "
         "this very noise, or get rid of what makes it: demosaicing, sharpening, resizing, compression.",
-        (Choice(15, "nlm", 1.1), Choice(35, "nlm", 1.35), Choice(ANY, "tv", 4.5)),
+        (Choice(15, "nlm", takes=0.7), Choice(35, "nlm", takes=0.8), Choice(ANY, "tv", 4.5)),
         (PAIRS, DENOISE, TAKES),
     ),
     "stripes": Advice(
@@ -707,15 +717,30 @@ ADVICE: Mapping[str, Advice] = {
 }
 
 
-def choose_filter(found: Findings, span: float) -> tuple[str, float] | None:
-    """Name of the advised filter of `baselines` and its parameter for the image scaled to [0, 1]."""
+def choose_filter(image: NDArray[Any], found: Findings, span: float) -> tuple[str, float] | None:
+    """Name of the advised filter of `baselines` and its parameter, for an image (H, W) scaled to [0, 1]."""
     level = math.hypot(found.sigma, found.rows, found.columns) / span
     strength = sum(found.impulses) if found.kind == "impulse" else 255 * level
     for choice in ADVICE[found.kind].filters:
         if strength < choice.below:
-            relative = FILTERS[choice.name].relative
-            return choice.name, choice.value * (level if relative else 1)
+            filter_ = FILTERS[choice.name]
+            if choice.takes is not None:
+                return choice.name, _that_takes(choice.takes * level, filter_, image, level)
+            return choice.name, choice.value * (level if filter_.relative else 1)
     return None
+
+
+def _that_takes(amount: float, filter_: Filter, image: NDArray[Any], level: float) -> float:
+    """The parameter, of half to twice the ``level``, by which a filter changes the image's middle so much."""
+    top, left = (max(0, side - FILTERED_SIDE) // 2 for side in image.shape)
+    part = image[top:, left:][:FILTERED_SIDE, :FILTERED_SIDE]
+    part = np.nan_to_num(part, nan=float(np.nanmean(part))).astype(np.float32)
+    least, most = level / 2, 2 * level
+    for _ in range(6):
+        value = math.sqrt(least * most)
+        taken = float((part - filter_.apply(part, value)).std())
+        least, most = (value, most) if taken < amount else (least, value)
+    return math.sqrt(least * most)
 
 
 @dataclass(frozen=True)
@@ -740,7 +765,9 @@ def choose_denoising(found: Findings, span: float, low: float = 0.0) -> Denoisin
 
     ``low`` is the value of black, ``span`` from there to white.
     """
-    repair = found.kind in ("impulse", "stripes")
+    if found.kind == "stripes":  # whose noise is measured better once they are gone
+        return Denoising(repair=True)
+    repair = found.kind == "impulse"
     if found.besides in TOLD:
         return Denoising(_name(found.besides, found, span, low), repair)
     if found.besides in ("dependent", "unclear"):

@@ -72,7 +72,10 @@ class Line:
 
     def __str__(self) -> str:
         if self.is_zero(slice(None)):
-            return "no noise that can be told from fine detail; left as it is (--sigma LEVEL denoises it)"
+            return (
+                "no noise that can be told from fine detail; left as it is "
+                "(--sigma LEVEL denoises it; 10 suits cameras' JPEGs whose noise is seen)"
+            )
         black, white = (
             255 * math.sqrt(np.maximum(np.array(self.gain) * value + self.floor, 0).mean())
             for value in (0, 1)

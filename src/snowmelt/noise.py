@@ -224,7 +224,8 @@ def _demosaicked(grains: Picture, rng: np.random.Generator) -> Picture:
 def _through_jpeg(picture: Picture, quality: int, rng: np.random.Generator) -> Picture:
     """A picture (H, W, C) stored as JPEG, one channel at a time or three as colours, and read back.
 
-    The blocks of 8 pixels begin anywhere.
+    The blocks of 8 pixels begin anywhere. Colours are stored as sharp as they are: a network that sees them
+    at half the resolution learns to sharpen them.
     """
     from PIL import Image
 
@@ -235,7 +236,7 @@ def _through_jpeg(picture: Picture, quality: int, rng: np.random.Generator) -> P
     decoded = []
     for part in parts:
         file = io.BytesIO()
-        Image.fromarray(part).save(file, "JPEG", quality=quality)
+        Image.fromarray(part).save(file, "JPEG", quality=quality, subsampling=0)
         decoded.append(np.asarray(Image.open(file)).reshape(*part.shape[:2], -1))
     whole = np.concatenate(decoded, 2)[before[0] :, before[1] :]
     return whole.astype(np.float32) / np.float32(LEVELS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import shlex
@@ -101,6 +102,7 @@ class _Seen:
     part: str
     values: tuple[float, float]
     value_range: tuple[float, float]
+    pixels: np.ndarray[Any, Any]
     found: dict[str, Findings]
     flags: str
 
@@ -111,7 +113,22 @@ class _Seen:
     @property
     def worst(self) -> Findings:
         """The channel with the most noise."""
-        return max(self.found.values(), key=lambda each: (each.kind != "clean", each.sigma))
+        return self.found[self._worst]
+
+    @property
+    def _worst(self) -> str:
+        return max(
+            self.found, key=lambda name: (self.found[name].kind != "clean", self.found[name].sigma)
+        )
+
+    @functools.cached_property
+    def filter(self) -> tuple[str, float] | None:
+        """The advised filter and its parameter for the image scaled to [0, 1]."""
+        from snowmelt.diagnosis import choose_filter
+
+        channel = self.pixels[..., list(self.found).index(self._worst)]
+        scaled = (channel.astype("float32") - self.value_range[0]) / self.span
+        return choose_filter(scaled, self.worst, self.span)
 
 
 def _look(path: str, options: argparse.Namespace) -> _Seen:
@@ -138,7 +155,7 @@ def _look(path: str, options: argparse.Namespace) -> _Seen:
         for index, name in enumerate(names)
     }
     flags = _flags(image, options, value_range)
-    return _Seen(path, image, plane, part, values, value_range, found, flags)
+    return _Seen(path, image, plane, part, values, value_range, pixels, found, flags)
 
 
 def _flags(image: Image, options: argparse.Namespace, value_range: tuple[float, float]) -> str:
@@ -283,15 +300,15 @@ def _kind(found: Findings) -> str:
 def _advice(seen: _Seen) -> list[str]:
     """Why, which filter as a line of Python, and what to type."""
     from snowmelt.baselines import FILTERS
-    from snowmelt.diagnosis import ADVICE, choose_filter
+    from snowmelt.diagnosis import ADVICE
 
     words = textwrap.wrap(ADVICE[seen.worst.kind].why, 88)
     lines = [f"{'' if index else 'advice':<11} {line}" for index, line in enumerate(words)]
-    chosen = choose_filter(seen.worst, seen.span)
-    if chosen:
-        function, (low, _) = FILTERS[chosen[0]].apply.__name__, seen.value_range
+    if seen.filter:
+        name, parameter = seen.filter
+        function, (low, _) = FILTERS[name].apply.__name__, seen.value_range
         scaled = f"(image - {low:g}) / {seen.span:g}"
-        lines.append(f"{'in Python':<11} snowmelt.baselines.{function}({scaled}, {chosen[1]:.3g})")
+        lines.append(f"{'in Python':<11} snowmelt.baselines.{function}({scaled}, {parameter:.3g})")
     return lines + [f"{'to type':<11} {command}" for command in _commands(seen)]
 
 
@@ -330,10 +347,9 @@ def _asked(seen: _Seen, told: str | None) -> str:
 
 def _facts(seen: _Seen) -> dict[str, Any]:
     """What is printed, for programs."""
-    from snowmelt.diagnosis import ADVICE, choose_filter, name_noise
+    from snowmelt.diagnosis import ADVICE, name_noise
 
     layout, worst = seen.image.layout, seen.worst
-    chosen = choose_filter(worst, seen.span)
     return {
         "file": seen.path,
         "shape": list(layout.shape),
@@ -347,7 +363,7 @@ def _facts(seen: _Seen) -> dict[str, Any]:
         "channels": {name: _plain(each) for name, each in seen.found.items()},
         "kind": worst.kind,
         "advice": ADVICE[worst.kind].why,
-        "filter": chosen and {"name": chosen[0], "parameter": chosen[1]},
+        "filter": seen.filter and dict(zip(("name", "parameter"), seen.filter, strict=True)),
         "noise": name_noise(worst, seen.span, seen.value_range[0]),
         "commands": _commands(seen),
     }
