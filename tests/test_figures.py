@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from snowmelt import figures
@@ -51,3 +52,14 @@ def test_curves_of_one_epoch_and_of_many(tmp_path: Path) -> None:
         sizes.append(teal.sum())
     assert sizes[0] > 10  # a single point can be seen
     assert sizes[1] > sizes[0]
+
+
+def test_colours_beyond_black_and_white_are_drawn_as_these_without_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    noisy = np.full((8, 8, 3), (1.5, -0.5, 1), np.float32)
+    figures.draw_pair(tmp_path / "pair.png", NoisyPhoto("flat", noisy=noisy, clean=noisy))
+    page = np.asarray(Image.open(tmp_path / "pair.png").convert("RGB"))
+    top, left = figures.TITLE + figures.CAPTION, figures.GAP
+    assert page[top + 128, left + 128].tolist() == [255, 0, 255]
+    assert not caplog.records

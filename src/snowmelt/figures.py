@@ -1,4 +1,4 @@
-"""The pictures of a training, as PNG files: fixed grey range, no axes, nothing clipped."""
+"""The pictures of a training, as PNG files: fixed range, no axes, beyond black and white shown as these."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _draw_grid(
             bottom = height - TITLE - (i + 1) * (CAPTION + CELL)
             place = (left / width, bottom / height, CELL / width, CELL / height)
             axes = figure.add_axes(place)
-            axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.imshow(picture.clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set_title(_shorten(caption), fontsize=9, pad=5)
             axes.set_axis_off()
     _save(figure, path)
