@@ -51,6 +51,16 @@ def test_a_star_stands_for_the_name(tmp_path):
     assert [case.name for case in found.cases] == ["x", "y"]
 
 
+def test_endings_that_all_of_a_folder_share_do_not_count(tmp_path):
+    noisy = save(tmp_path / "n", x_1_real=grey(), x_2_real=grey())
+    clean = save(tmp_path / "c", x_1_mean=grey(), x_2_mean=grey())
+    found = cases.from_files([noisy, clean], PAIR)
+    assert [case.name for case in found.cases] == ["x_1", "x_2"]
+    save(tmp_path / "c", x_3_mean=grey())
+    with pytest.raises(UserError, match=f"no noisy image in {noisy} by the name of x_3$"):
+        cases.from_files([noisy, clean], PAIR)
+
+
 def test_two_files_are_a_pair_and_planes_are_cases(tmp_path):
     stacks = [RNG.random((3, 20, 24)).astype(np.float32) for _ in range(2)]
     for name, stack in zip(("one", "two"), stacks, strict=True):

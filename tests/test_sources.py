@@ -181,6 +181,7 @@ def named(*names: str, single: bool = False) -> Pictures:
         (("b.png", "a.png"), ("a.tif", "b.tif")),
         (("x/b.png", "x/a.png"), ("x/a.png", "x/b.png")),
         (("b_noisy.png", "a_noisy.png"), ("a_clean.png", "b_clean.png")),
+        (("b_noisy.tif[0]", "a_noisy.tif[0]"), ("a_clean.tif[0]", "b_clean.tif[0]")),
         (("c 2_real.JPG", "c 1_real.JPG"), ("c 1_mean.JPG", "c 2_mean.JPG")),
     ],
 )

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from snowmelt import images
 from snowmelt.data import read_dataset
 from snowmelt.errors import UserError
+from snowmelt.files import without_ending
 from snowmelt.images.base import Image, Layout
 from snowmelt.noise import Noise, is_fixed
 
@@ -268,10 +269,15 @@ def _unfit(name: str, pictures: Pictures, collection: Collection) -> list[str]:
 
 
 def _find_all(sources: Sequence[str]) -> list[dict[str, str]]:
-    """For each source its images' names and paths; single files belong together whatever their names."""
-    if any(_is_several(source) for source in sources):
-        return [_find(source) for source in sources]
-    return [{_stem(sources[0]): source} for source in sources]
+    """For each source its images' names and paths; single files belong together whatever their names.
+
+    Endings that all names of a source share, such as ``_noisy``, do not count where names match without them.
+    """
+    if not any(_is_several(source) for source in sources):
+        return [{_stem(sources[0]): source} for source in sources]
+    found = [_find(source) for source in sources]
+    shorter = [dict(zip(without_ending([*each]), each.values(), strict=True)) for each in found]
+    return max(found, shorter, key=lambda sides: len(set.intersection(*map(set, sides))))
 
 
 def _find(source: str) -> dict[str, str]:

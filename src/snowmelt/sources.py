@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from snowmelt import diagnosis
 from snowmelt.errors import UserError
+from snowmelt.files import without_ending
 from snowmelt.images import SUFFIXES, is_store, open_image
 from snowmelt.images.base import Image, split
 
@@ -311,7 +312,7 @@ def pair(noisy: Pictures, target: Pictures) -> Paired:
         return Paired(noisy, target)
     keys, others = _keys(noisy.names), _keys(target.names)
     if set(keys) != set(others):
-        keys, others = _without_ending(keys), _without_ending(others)
+        keys, others = without_ending(keys), without_ending(others)
     places = {key: place for place, key in enumerate(others)}
     lonely = [f"{noisy.names[i]}: no target" for i, key in enumerate(keys) if key not in places]
     lonely += [
@@ -334,13 +335,6 @@ def _keys(names: Sequence[str]) -> list[str]:
             f"several pictures are called {_listed(again, ', ')}; expected one of each name"
         )
     return keys
-
-
-def _without_ending(keys: Sequence[str]) -> list[str]:
-    """Names without the last word, such as _noisy, where it is no number and all have the same one."""
-    endings = {found[0] if (found := re.search(r"[_\-. ][^\W\d_]+$", key)) else "" for key in keys}
-    (ending, *others) = endings
-    return [key.removesuffix(ending) for key in keys] if ending and not others else [*keys]
 
 
 def check_pairs(paired: Paired, *, target_is_clean: bool, sizes_only: bool = False) -> None:
