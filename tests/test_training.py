@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -310,6 +311,30 @@ def test_after_a_loss_that_is_no_number_it_goes_on_from_the_last_good_state(
     restored = Run.prepare(run.recipe, run.folder, quiet=True)
     training.restore(restored.state, run.folder / "last.ckpt", run.recipe)
     assert restored.state.rate_factor == 0.3
+
+
+def test_after_weights_blew_up_it_goes_on_from_the_epoch_before(
+    pairs_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run.prepare(small(pairs_file, epochs=4), tmp_path / "run")
+    ordinary, bad = run.step, [5]
+
+    def step(batch: Batch) -> None:
+        ordinary(batch)
+        if bad and run.state.step == bad[0]:
+            bad.pop()
+            with torch.no_grad():
+                for weights in run.state.network.parameters():
+                    weights *= 100
+
+    run.step = step  # type: ignore[method-assign]
+    assert run.go()
+    said = capsys.readouterr().err
+    assert re.search(r"the loss rose from 0\.\d+ to [\d.e+]+ at step 6 \(epoch 2\)", said)
+    assert "going back to step 3, with steps 0.3 times as large" in said
+    losses = [row["loss"] for row in rows(run.folder)]
+    assert len(losses) == 4
+    assert max(losses) < 2 * losses[0]
 
 
 @pytest.mark.parametrize("steps", [2, 4])

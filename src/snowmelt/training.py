@@ -66,7 +66,8 @@ LEFT_BY_A_RUN = (
     "last.ckpt", "model.onnx", "scores.json", "report.html",
 )  # fmt: skip
 LOSSES: dict[str, Callable[..., Tensor]] = {"mse": functional.mse_loss, "l1": functional.l1_loss}
-SMALLER, MOST_SETBACKS = 0.3, 3  # after a loss that is no number
+SMALLER, MOST_SETBACKS = 0.3, 3  # after a loss that is no number, or
+BLOWN_UP = 10  # times as large as in the epoch before
 COUNTERS = (
     "step", "epoch_loss", "epoch_seconds", "epoch_pictures", "setbacks", "rate_factor", "best", "rows",
 )  # fmt: skip
@@ -391,7 +392,7 @@ class Run:
         """Return to the last good state and go on with smaller steps; after a few times give up."""
         state = self.state
         setbacks, factor = state.setbacks + 1, state.rate_factor * SMALLER
-        epoch, lr = state.step // self.samples.steps + 1, self.recipe.optimizer.lr
+        epoch, lr = len(state.rows) + 1, self.recipe.optimizer.lr
         where = f"{reason} at step {state.step} (epoch {epoch}) with a learning rate of {lr:g}"
         if setbacks > MOST_SETBACKS:
             raise UserError(
@@ -409,13 +410,17 @@ class Run:
         """Score on held-out pictures, write the row and the state, look at pictures when it is time."""
         state = self.state
         epoch = state.step // self.samples.steps
+        loss = state.epoch_loss / state.epoch_pictures
         if not is_finite(state.network):
             self.go_back("a weight is no longer a number")
+            return
+        if state.rows and loss > BLOWN_UP * (before := state.rows[-1]["loss"]):
+            self.go_back(f"the loss rose from {before:.3g} to {loss:.3g}")
             return
         row = {
             "epoch": epoch,
             "seconds": round(state.epoch_seconds, 4),
-            "loss": state.epoch_loss / state.epoch_pictures,
+            "loss": loss,
             "psnr": parallel.of_first(self.score() if self.leads else 0.0, self.share),
         }
         state.rows.append(row)
