@@ -74,6 +74,19 @@ def test_12_bits_in_a_file_of_16_are_measured_as_12():
     assert 65535 * level.floor[0] ** 0.5 == pytest.approx(0.02 * 4095, rel=0.1)
 
 
+def test_black_need_not_be_0():
+    """A camera's offset of 100, 40 a photon, up to 48 photons, read noise of 30; most of it is dark."""
+    random = np.random.default_rng(0)
+    clean = np.maximum(scene() - 0.45, 0.0)
+    noisy = 100 + 40 * random.poisson(100 * clean) + random.normal(0, 30, clean.shape)
+    level = estimated(np.clip(np.rint(noisy), 0, 65535).astype(np.uint16), 0, 65535)
+    assert level.floor[0] < 0
+    found = 65535 * level.on((noisy / 65535).astype(np.float32)[..., None])
+    truth = np.sqrt(40**2 * 100 * clean + 30**2)
+    assert np.median(found[clean == 0]) == pytest.approx(30, rel=0.2)
+    assert np.median(found[clean > 0.3] / truth[clean > 0.3]) == pytest.approx(1, rel=0.1)
+
+
 def test_each_channel_has_its_own_level():
     random = np.random.default_rng(0)
     sigmas = (0, 10, 25)

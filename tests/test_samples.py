@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from snowmelt.data import Dataset, Pairs
 from snowmelt.errors import UserError
+from snowmelt.levels import Line
 from snowmelt.noise import parse
 from snowmelt.recipe import Training, from_dict
 from snowmelt.samples import (
@@ -253,6 +254,34 @@ def test_blind_spots_hide_a_pixel_of_each_square_and_weigh_nothing_else() -> Non
         assert (around == batch.noisy[0, 0, y, x]).any()
 
 
+@pytest.mark.parametrize("gain", [0.0, 1 / 30])
+def test_recorrupted_photons_say_nothing_of_each_other(gain: float) -> None:
+    """With Gaussian noise on three photons they are uncorrelated, but squares of one foretell the other."""
+    random = np.random.default_rng(0)
+    photons = (random.poisson(3, (512, 512, 1)) / 30).astype(np.float32)
+    noisy = in_memory([photons], (0.0, 1.0))
+    measured = Levels(noisy)
+    measured._common = Line((gain,), (0.1 / 30 if not gain else 0.0,))
+    sample = Recorrupted(noisy, measured)(0, slice(None), slice(None), np.random.default_rng(1))
+    seen, target = (each - each.mean() for each in (sample.noisy, sample.target))
+    foretold = [abs(np.corrcoef(seen.ravel() ** k, target.ravel())[0, 1]) for k in (1, 2, 3)]
+    if gain:
+        assert max(foretold) < 0.02  # 0.002 by chance
+    else:
+        assert foretold[0] < 0.02 < 0.05 < foretold[1]
+
+
+def test_the_level_that_is_told_does_not_give_away_the_target() -> None:
+    random = np.random.default_rng(0)
+    noisy = in_memory([(random.poisson(3, (128, 128, 1)) / 30).astype(np.float32)], (0.0, 1.0))
+    measured = Levels(noisy)
+    measured._common = line = Line((1 / 30,), (0.0,))
+    sample = Recorrupted(noisy, measured)(0, slice(None), slice(None), np.random.default_rng(1))
+    ratio = sample.level[..., 0] / line.on(sample.noisy)
+    assert np.ptp(ratio) < 1e-5
+    assert 1.04 < ratio.mean() < 1.42  # the root of 1 + 0.3^2 to 1 + 1
+
+
 def test_levels_of_photons_are_maps() -> None:
     random = np.random.default_rng(0)
     ramp = np.broadcast_to(np.linspace(0.05, 0.95, 256)[None, :, None], (256, 256, 1))
@@ -277,16 +306,12 @@ def test_pictures_of_one_noise_get_its_median_and_others_their_own() -> None:
     alike = Levels(with_noise(0.1, 0.1, 0.1, 0.1, 0.0))  # in one it cannot be seen
     assert alike.most_have_noise
     grey = np.full((4, 4, 1), 0.5, np.float32)
-    found = [float(alike(index, grey).mean()) for index in range(5)]
+    found = [float(alike(index).on(grey).mean()) for index in range(5)]
     assert found == pytest.approx([0.1] * 5, rel=0.1)
     several = Levels(with_noise(0.02, 0.05, 0.12, 0.25))
-    found = [float(several(index, grey).mean()) for index in range(4)]
+    found = [float(several(index).on(grey).mean()) for index in range(4)]
     assert found == pytest.approx([0.02, 0.05, 0.12, 0.25], rel=0.15)
     assert not Levels(with_noise(0.0, 0.0, 0.1)).most_have_noise
-    assert alike.even
-    ramp = np.broadcast_to(np.linspace(0.05, 0.95, 128)[None, :, None], (128, 128, 1))
-    photons = in_memory([(random.poisson(ramp * 60) / 60).astype(np.float32)], (0.0, 1.0))
-    assert not Levels(photons).even
 
 
 @pytest.mark.parametrize(

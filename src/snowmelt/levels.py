@@ -42,10 +42,14 @@ FLATTEST_TOO = 1.1  # times what the flattest blocks of 16 x 16 hold
 
 @dataclass(frozen=True)
 class Line:
-    """The variance of each channel is ``gain * brightness + floor``, at least 0."""
+    """The variance of each channel is ``gain * brightness + floor``, and never under ``least``.
+
+    The floor of a camera whose black is not 0 is negative.
+    """
 
     gain: tuple[float, ...]
     floor: tuple[float, ...]
+    least: float = 0.0
     estimated: bool = False
 
     @property
@@ -64,11 +68,30 @@ class Line:
 
     def on(self, seen: Picture, channels: slice = slice(None)) -> Picture:
         """Level (h, w) of a noisy picture (h, w, C) of these channels."""
-        gain, floor = (np.array(part[channels], np.float32) for part in (self.gain, self.floor))
-        if not gain.any():
-            return np.full(seen.shape[:2], math.sqrt(floor.mean()), np.float32)
-        variance = np.maximum(gain * np.maximum(_blurred(seen), 0) + floor, 0)
+        variance = self._variance(seen, channels)
         return np.sqrt(variance.mean(axis=2, dtype=np.float32))
+
+    def draw(self, seen: Picture, part: float, rng: np.random.Generator) -> Picture:
+        """New noise for a noisy picture (h, w, C), of which ``part`` times is to be added.
+
+        What is counted comes in steps of ``gain / part``: so all cumulants of both noises, theirs and this
+        one's, cancel where `samples.Recorrupted` needs it, not only the variances.
+        """
+        variance = self._variance(seen)
+        gain, floor = (np.array(each, np.float32) for each in (self.gain, self.floor))
+        counted = np.where(gain > 0, variance - np.maximum(floor, 0), np.float32(0))
+        step = gain / np.float32(part)
+        photons = counted / np.where(gain > 0, step, np.float32(1)) ** 2
+        new = np.sqrt(variance - counted) * rng.standard_normal(seen.shape, np.float32)
+        if gain.any():
+            new += step * (rng.poisson(photons).astype(np.float32) - photons)
+        return new
+
+    def _variance(self, seen: Picture, channels: slice = slice(None)) -> Picture:
+        gain, floor = (np.array(each[channels], np.float32) for each in (self.gain, self.floor))
+        if not gain.any():
+            return np.broadcast_to(floor, seen.shape)
+        return np.maximum(gain * np.maximum(_blurred(seen), 0) + floor, np.float32(self.least))
 
     def __str__(self) -> str:
         if self.is_zero(slice(None)):
@@ -77,7 +100,7 @@ class Line:
                 "(--sigma LEVEL denoises it; 10 suits cameras' JPEGs whose noise is seen)"
             )
         black, white = (
-            255 * math.sqrt(np.maximum(np.array(self.gain) * value + self.floor, 0).mean())
+            255 * math.sqrt(np.maximum(np.array(self.gain) * value + self.floor, self.least).mean())
             for value in (0, 1)
         )
         text = f"noise level {white:.3g} of 255"
@@ -194,10 +217,10 @@ def of_pixels(pixels: Array, low: float, high: float) -> Line:
         _measured(diagnosis.as_plane(pixels[..., channel]), visible)
         for channel in range(pixels.shape[-1])
     ]
-    gains = tuple(gain / span for gain, _ in lines)
-    # Below 0 the fit says no more than that there is little read noise.
-    floors = tuple(max(0.0, gain * low + floor) / span**2 for gain, floor in lines)
-    return Line(gains, floors, estimated=True)
+    gains = tuple(gain / span for gain, _, _ in lines)
+    floors = tuple((gain * low + floor) / span**2 for gain, floor, _ in lines)
+    least = min(least for _, _, least in lines) / span**2
+    return Line(gains, floors, least, estimated=True)
 
 
 def _sample(image: Image) -> Array:
@@ -227,20 +250,20 @@ def _visible(sample: Array, span: float) -> float:
     return min(span, float(np.ptp(finite))) if finite.size else span
 
 
-def _measured(plane: Plane, span: float) -> tuple[float, float]:
-    """Gain and floor of the variance, in the image's units."""
+def _measured(plane: Plane, span: float) -> tuple[float, float, float]:
+    """Gain, floor and least value of the variance, in the image's units."""
     limits = diagnosis.find_limits(plane)
     curve = diagnosis.measure_curve(plane, limits)
     if curve.level < CLEAN * span:
-        return 0.0, 0.0
+        return 0.0, 0.0, 0.0
     spectrum = diagnosis.measure_spectrum(plane, limits, curve)
     if spectrum.uneven > UNEVEN and (spectrum.down + spectrum.across) / 2 > TEXTURE:
-        return 0.0, 0.0
+        return 0.0, 0.0, 0.0
     if _counts_photons(curve) and not spectrum.correlated:
-        return curve.gain[0], curve.floor[0]
+        return curve.gain[0], curve.floor[0], float(curve.variance.min())
     # Noise is in the flattest blocks as elsewhere; what is not there was texture.
     level = min(curve.sigma, FLATTEST_TOO * spectrum.level)
-    return 0.0, level**2 if level > CLEAN * span else 0.0
+    return 0.0, level**2 if level > CLEAN * span else 0.0, 0.0
 
 
 def _counts_photons(curve: Curve) -> bool:

@@ -41,12 +41,12 @@ class Data:
     Where ``noisy`` or ``clean`` name files, folders or stacks, ``source`` counts for nothing: noisy and clean
     are pairs; clean alone gets ``noise``, such as "gaussian:0-55", made anew for every sample; noisy and
     ``noisy_too`` are two takes of the same; noisy alone is learnt from by ``self_supervision``: "recorrupted"
-    for noise of a known level, "blind-spot" for any that differs from pixel to pixel, "auto" the one that the
-    noise calls for. ``enlarge`` is how many times clean pictures are enlarged at most before they get noise,
-    at random for each sample: a camera's own pixels are softer than those of reduced pictures.
+    for noise whose level can be measured, "blind-spot" for any that differs from pixel to pixel, "auto" the
+    first where it can be done. ``enlarge`` is how many times clean pictures are enlarged at most before they
+    get noise, at random for each sample: a camera's own pixels are softer than those of reduced pictures.
     ``held_out`` is the part of the pictures to test on, ``check`` looks for pairs that do not fit, ``grey``
-    turns colours to grey, ``range`` are the values that stand for black and white, ``axes`` is as
-    ``snowmelt denoise`` takes it.
+    turns colours to grey, ``range`` are the values that stand for black and white, ``axes`` is as ``snowmelt
+    denoise`` takes it.
     """
 
     source: str = "shapes"

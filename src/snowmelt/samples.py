@@ -323,18 +323,13 @@ class Levels:
         """Whether noise can be told from fine detail in most of the few."""
         return len(self.found) > len(self._lines) / 2
 
-    @property
-    def even(self) -> bool:
-        """Whether the noise is as strong in the dark as in the bright, in most of the few."""
-        return sum(any(line.gain) for line in self.found) <= len(self.found) / 2
-
-    def __call__(self, index: int, noisy: Picture) -> Picture:
-        """The level (H, W, 1) of a part of a picture."""
+    def __call__(self, index: int) -> Line:
+        """The level of a picture."""
         if self._common is not None:
-            return self._common.on(noisy)[..., None]
+            return self._common
         if index not in self._lines:
             self._lines[index] = self._measured(index)
-        return self._lines[index].on(noisy)[..., None]
+        return self._lines[index]
 
     def _measured(self, index: int) -> Line:
         return levels.of_pixels(self._pictures.whole(index), 0, 1)
@@ -342,10 +337,11 @@ class Levels:
 
 def _agreed(lines: Sequence[Line]) -> Line | None:
     """The median of lines, channel by channel, where most are close to it in grey."""
-    gains, floors = (
-        np.median([getattr(line, part) for line in lines], axis=0) for part in ("gain", "floor")
+    gains, floors, least = (
+        np.median([getattr(line, part) for line in lines], axis=0)
+        for part in ("gain", "floor", "least")
     )
-    common = Line(tuple(map(float, gains)), tuple(map(float, floors)), estimated=True)
+    common = Line(tuple(map(float, gains)), tuple(map(float, floors)), float(least), estimated=True)
     flat = np.full((1, 1, len(common.gain)), 0.5, np.float32)
     ratios = np.array([line.on(flat).item() / common.on(flat).item() for line in lines])
     return common if np.mean(np.abs(ratios - 1) < AGREE) > 0.5 else None
@@ -369,12 +365,13 @@ class Twins:
 
 
 class Recorrupted:
-    """Noisy pictures alone, of Gaussian noise of a known level: each makes a pair of independent noises.
+    """Noisy pictures alone, of measured Gaussian or photon noise: each makes two of independent noises.
 
     Where y is noisy and z is new noise of the same level, y + a z and y - z / a share no noise (Pang et al.,
-    CVPR 2021): a network learns from them as from two takes, of a level that is higher by the root of
-    1 + a^2. Here ``a`` is another for every sample, and the network is told the level, so that it learns what
-    to do at the lower one of the pictures themselves.
+    CVPR 2021; of photons with z as `levels.Line.draw` makes it): a network learns from them as from two
+    takes, of a level that is higher by the root of 1 + a^2. Here ``a`` is another for every sample, and the
+    network is told the level, so that it learns what to do at the lower one of the pictures themselves. That
+    level is measured on y + a z alone: of y, smoothed, it would give away what is to be predicted.
     """
 
     noise = ""
@@ -387,13 +384,13 @@ class Recorrupted:
     def __call__(self, index: int, rows: slice, columns: slice, rng: np.random.Generator) -> Sample:
         """See `Supervision`."""
         noisy = self.pictures.crop(index, rows, columns)
-        level = self._levels(index, noisy)
-        part = rng.uniform(*RECORRUPTION)
-        new = level * rng.standard_normal(noisy.shape, np.float32)
+        line, part = self._levels(index), rng.uniform(*RECORRUPTION)
+        new = line.draw(noisy, part, rng)
+        seen = noisy + part * new
+        level = line.on(seen)[..., None]
         # The target's noise is of variance level^2 (1 + 1 / a^2): the less it has, the more it counts.
         weight = part**2 / (1 + part**2) / (_mean_level(level) + LEAST_LEVEL)
-        told = level * np.float32(math.sqrt(1 + part**2))
-        return Sample(noisy + np.float32(part) * new, noisy - new / np.float32(part), weight, told)
+        return Sample(seen, noisy - new / part, weight, level * math.sqrt(1 + part**2))
 
 
 class BlindSpot:
@@ -703,7 +700,7 @@ def _alone(data: Data, seed: int, conditioned: bool) -> tuple[Supervision, Super
             'data.self_supervision = "recorrupted" needs a network that is told the noise level, such as unet'
         )
     measured = Levels(train)
-    if way == "auto" and not (measured.most_have_noise and measured.even):
+    if way == "auto" and not measured.most_have_noise:
         return BlindSpot(train), BlindSpot(held_out)
     if measured.most_have_noise:
         return Recorrupted(train, measured), Recorrupted(held_out, Levels(held_out))
