@@ -248,6 +248,19 @@ def test_noise_is_named_as_evaluate_reads_it() -> None:
     assert named.peak == pytest.approx(60, rel=PROMISED)
 
 
+@pytest.mark.parametrize("black", [0, 100])
+def test_of_photons_above_a_black_of_their_own_the_model_is_told_nothing(black: int) -> None:
+    counted = black + 60 * Poisson(60)(picture(), rng())
+    found = diagnosis.diagnose(counted, (0, 200))
+    assert found.kind == "poisson"
+    assert found.curve.begins_above() is (black > 0)
+    assert not found.curve.begins_above(black)
+    for low, told in ((0, black == 0), (black, True)):
+        chosen = diagnosis.choose_denoising(found, 200 - low, low)
+        assert chosen is not None
+        assert (chosen.noise is not None) is told
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no real images in {DATA}")
 @pytest.mark.parametrize("sigma", [0, 5, 25, 60])
 def test_level_on_real_photographs(sigma: int) -> None:

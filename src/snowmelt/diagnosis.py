@@ -97,6 +97,11 @@ class Curve:
         floor, error = self.floor
         return floor > 3 * error and floor > 0.15 * float(self._model(self.brightness).mean())
 
+    def begins_above(self, black: float = 0.0) -> bool:
+        """Whether the line is surely at 0 for some brightness above ``black``: a camera's offset."""
+        (gain, _), (floor, error) = self.gain, self.floor
+        return gain > 0 and floor + gain * black < -3 * error
+
     @property
     def sigma(self) -> float:
         """Root mean square of the noise over the image."""
@@ -769,7 +774,9 @@ def choose_denoising(found: Findings, span: float, low: float = 0.0) -> Denoisin
         return Denoising(repair=True)
     repair = found.kind == "impulse"
     if found.besides in TOLD:
-        return Denoising(_name(found.besides, found, span, low), repair)
+        # An offset cannot be told, but the model that ships measures it.
+        offset = found.besides != "gaussian" and found.curve.begins_above(low)
+        return Denoising(None if offset else _name(found.besides, found, span, low), repair)
     if found.besides in ("dependent", "unclear"):
         return Denoising(repair=repair)
     level = 255 * found.sigma / span

@@ -266,7 +266,7 @@ def _dependence(found: Findings) -> str:
     text = f"variance = {gain:.3g} (± {gain_error:.2g}) x brightness + {floor:.3g} (± {floor_error:.2g})"
     if gain > 0 and floor > 3 * floor_error:
         return f"{text}: read noise {math.sqrt(floor):.3g}"
-    if gain > 0 and floor < -3 * floor_error:
+    if curve.begins_above():
         return f"{text}: as if black were {-floor / gain:.3g}"
     return text
 
