@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from snowmelt.errors import UserError
-from snowmelt.models import MODELS, RecipeCNN, build, count_parameters, summary
+from snowmelt.models import (
+    MODELS,
+    Network,
+    RecipeCNN,
+    UNet,
+    build,
+    count_parameters,
+    summary,
+    with_blocks,
+)
 
 
 def test_the_tutorial_network_has_2737_parameters() -> None:
@@ -80,3 +89,32 @@ def test_bad_configurations_are_named(config: dict[str, Any], message: str) -> N
 def test_an_unknown_architecture_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'recipe-cnn'"):
         build("recipe-cn", {})
+
+
+def test_a_grown_network_begins_as_it_was_and_learns_in_its_new_blocks() -> None:
+    torch.manual_seed(0)
+    small = UNet([4, 8], [1, 1])
+    grown = with_blocks(small, [2, 1])
+    assert grown.config == small.config | {"blocks": [2, 1]}
+    image, level = torch.rand(1, 1, 16, 16), torch.full((1, 1, 16, 16), 0.1)
+    assert torch.equal(grown(image, level), small(image, level))
+    grown(image, level).square().mean().backward()
+    for level_of_blocks in (grown.encoders[0], grown.decoders[0]):
+        assert level_of_blocks[1].second.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("network", "blocks", "message"),
+    [
+        (UNet([4, 8], [2, 1]), [1, 1], r"expected no fewer than its \[2, 1\]"),
+        (
+            UNet([4, 8], [2, 1]),
+            [2, 1, 1],
+            r"a number for each level of a U-Net, as in its \[2, 1\]",
+        ),
+        (build("recipe-cnn", {}), [1], "of a U-Net, as in its none"),
+    ],
+)
+def test_what_does_not_grow(network: Network, blocks: list[int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        with_blocks(network, blocks)

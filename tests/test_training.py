@@ -196,6 +196,18 @@ def test_a_network_goes_on_from_a_model_file(pairs_file: Path, tmp_path: Path) -
     assert same(run.state.network.state_dict(), weights(tmp_path / "first"))
 
 
+def test_a_network_to_go_on_from_grows(pairs_file: Path, tmp_path: Path) -> None:
+    keys = {"architecture": "unet", "widths": [8, 16], "blocks": [1, 1]}
+    fresh = from_dict({"network": keys}, base=small(pairs_file, epochs=1))
+    train(fresh, tmp_path / "fresh", quiet=True)
+    start = {"start": str(tmp_path / "fresh" / "model.onnx"), "grow": [2, 1]}
+    train(from_dict({"network": start}, base=fresh), tmp_path / "grown", quiet=True)
+    header = modelfile.read(tmp_path / "grown" / "model.onnx").header
+    assert header.config["blocks"] == [2, 1]
+    with pytest.raises(UserError, match=r"network.grow = \[2, 1\] is for a network to go on from"):
+        from_dict({"network": {"grow": [2, 1]}}, base=fresh)
+
+
 def test_networks_are_told_the_level_that_suits_them(
     pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -250,6 +250,27 @@ def with_channels(network: Network, channels: int) -> Network:
     return other
 
 
+def with_blocks(network: Network, blocks: Sequence[int]) -> Network:
+    """The network with so many residual blocks in each level; new ones begin by giving back their input.
+
+    So it begins as good as it was (Chen et al., Net2Net, ICLR 2016), and learns on from there.
+
+    Raises:
+        UserError: A plain chain of convolutions, which has no blocks; another number of levels; fewer blocks.
+    """
+    found = network.config.get("blocks", [])
+    if not isinstance(network, UNet) or len(blocks) != len(found):
+        raise UserError(
+            f"a network to go on from with blocks {list(blocks)}: expected a number for each level of a "
+            f"U-Net, as in its {found or 'none'}"
+        )
+    if any(more < count for more, count in zip(blocks, found, strict=True)):
+        raise UserError(f"blocks {list(blocks)}: expected no fewer than its {found} in any level")
+    larger = UNet(**(network.config | {"blocks": list(blocks)}))
+    larger.load_state_dict(larger.state_dict() | network.state_dict())
+    return larger
+
+
 def count_parameters(network: nn.Module) -> int:
     """Number of trained values."""
     return sum(parameter.numel() for parameter in network.parameters())

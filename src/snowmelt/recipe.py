@@ -75,7 +75,8 @@ class Network:
     """What is trained: "recipe-cnn", the plain chain of convolutions (the last layer is linear with one
     channel), or "unet", with ``widths`` and residual ``blocks`` for each level.
 
-    ``start`` is a model file to go on from; the network is then that file's, whatever the other keys say.
+    ``start`` is a model file to go on from; the network is then that file's, whatever the other keys say, but
+    for ``grow``: residual blocks for each level, as many as it has or more.
     ``told`` is the noise level (of 255) that a network is told of pictures whose level nobody knows; 0: that
     at which the network to go on from is best, or 25.
     """
@@ -86,6 +87,7 @@ class Network:
     activation: str = "relu"
     blocks: tuple[int, ...] = (2, 2, 2)
     start: str = ""
+    grow: tuple[int, ...] = ()
     told: float = 0.0
 
 
@@ -202,6 +204,11 @@ def _check(recipe: Recipe) -> None:
     if len(recipe.data.range) not in (0, 2):
         raise UserError(
             f"data.range = {list(recipe.data.range)}: expected two values, black and white"
+        )
+    if recipe.network.grow and not recipe.network.start:
+        raise UserError(
+            f"network.grow = {list(recipe.network.grow)} is for a network to go on from (--from); a new one "
+            "has network.blocks"
         )
     if not 0 <= optimizer.warmup < 1:
         raise UserError(f"optimizer.warmup = {optimizer.warmup}: expected a part of 1, such as 0.3")

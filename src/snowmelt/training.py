@@ -193,22 +193,25 @@ def open_samples(recipe: Recipe, folder: Path, *, quiet: bool = False) -> tuple[
 def build_network(recipe: Recipe, channels: int = 1) -> Network:
     """Make the recipe's network, or load the one that it goes on from; weights depend on the seed alone."""
     network = recipe.network
-    if network.start:
-        return models.with_channels(_start(network.start, channels), channels)
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.training.seed)
+        return _begun(network, channels) if network.start else _new(network, channels)
+
+
+def _new(network: recipes.Network, channels: int) -> Network:
     config: dict[str, Any] = {"widths": network.widths, "channels": channels}
     if network.architecture == models.UNet.architecture:
         config["blocks"] = network.blocks
     else:
         config |= {"kernel_size": network.kernel_size, "activation": network.activation}
-    with torch.random.fork_rng():
-        torch.manual_seed(recipe.training.seed)
-        return models.build(network.architecture, config)
+    return models.build(network.architecture, config)
 
 
-def _start(model: str, channels: int) -> Network:
-    network = modelfile.load_network(zoo.find_model(model, channels=channels))
-    assert isinstance(network, Network)
-    return network
+def _begun(network: recipes.Network, channels: int) -> Network:
+    found = modelfile.load_network(zoo.find_model(network.start, channels=channels))
+    assert isinstance(found, Network)
+    found = models.with_channels(found, channels)
+    return models.with_blocks(found, network.grow) if network.grow else found
 
 
 def _with_level(recipe: Recipe, network: Network, chosen: Samples) -> Recipe:
