@@ -68,7 +68,7 @@ def test_each_way_ends_in_a_model_and_a_verdict(
 
 def test_the_best_epoch_is_kept_and_training_may_end_early(own: Path) -> None:
     flags = ["--noisy", "one", "--clean", "clean", *SMALL, "--epochs", "40", "--steps", "1"]
-    patient = [*flags, "--lr", "0.3", "--schedule", "constant", "--set", "training.patience=3"]
+    patient = [*flags, "--lr", "0.005", "--schedule", "constant", "--set", "training.patience=3"]
     assert main(["train", *patient, "--set", "optimizer.ema=0.0"]) == 0
     rows = [json.loads(line) for line in (own / "runs/pairs/log.jsonl").read_text().splitlines()]
     best = max(rows, key=lambda row: row["psnr"])

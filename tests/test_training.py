@@ -325,11 +325,17 @@ def test_after_a_loss_that_is_no_number_it_goes_on_from_the_last_good_state(
     assert restored.state.rate_factor == 0.3
 
 
-def test_after_weights_blew_up_it_goes_on_from_the_epoch_before(
-    pairs_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("at", "found", "back"), [(5, 6, [3]), (6, 9, [6, 3])])
+def test_after_weights_blew_up_it_goes_on_from_an_epoch_before(
+    at: int,
+    found: int,
+    back: list[int],
+    pairs_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = Run.prepare(small(pairs_file, epochs=4), tmp_path / "run")
-    ordinary, bad = run.step, [5]
+    ordinary, bad = run.step, [at]
 
     def step(batch: Batch) -> None:
         ordinary(batch)
@@ -342,8 +348,9 @@ def test_after_weights_blew_up_it_goes_on_from_the_epoch_before(
     run.step = step  # type: ignore[method-assign]
     assert run.go()
     said = capsys.readouterr().err
-    assert re.search(r"the loss rose from 0\.\d+ to [\d.e+]+ at step 6 \(epoch 2\)", said)
-    assert "going back to step 3, with steps 0.3 times as large" in said
+    rose = rf"the loss rose from 0\.\d+ to [\d.e+]+ at step {found} \(epoch {found // 3}\)"
+    assert len(re.findall(rose, said)) == len(back)
+    assert [int(step) for step in re.findall(r"going back to step (\d+)", said)] == back
     losses = [row["loss"] for row in rows(run.folder)]
     assert len(losses) == 4
     assert max(losses) < 2 * losses[0]

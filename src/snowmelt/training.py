@@ -275,7 +275,7 @@ class Run:
         self.error = LOSSES[recipe.training.loss]
         self.steps = chosen.steps * recipe.training.epochs
         self.trained: nn.Module = parallel.together(state.network, share)
-        self._good = content(state)
+        self._good = self._before = content(state)
         self.board: board.Board = board.NoBoard()
 
     @classmethod
@@ -403,6 +403,7 @@ class Run:
                 f"{self.folder} holds the last good state"
             )
         fill(state, self._good)
+        self._good = self._before  # the last step before may have done the harm
         state.setbacks, state.rate_factor = setbacks, factor
         _say(
             self.quiet,
@@ -431,7 +432,7 @@ class Run:
             weights = copy.deepcopy(state.result.state_dict())
             state.best = {"epoch": epoch, "psnr": row["psnr"], "network": weights}
         state.epoch_loss, state.epoch_seconds, state.epoch_pictures = 0.0, 0.0, 0
-        self._good = content(state)
+        self._before, self._good = self._good, content(state)
         if not self.leads:
             return
         rate = state.optimizers[0].param_groups[0]["lr"]
