@@ -9,7 +9,7 @@ ROOT = Path(snowmelt.__file__).parent
 FLOORS = [
     {"errors", "files"},
     {"images", "metrics", "noise", "processor", "recipe", "shapes", "tiles", "onnxfile", "zoo"},
-    {"baselines", "data", "footprint", "models", "optimizers", "photos", "results"},
+    {"baselines", "data", "finding", "footprint", "models", "optimizers", "photos", "results"},
     {"board", "cases", "diagnosis", "export", "figures"},
     {"defects", "levels", "looks", "modelfile", "sources"},
     {"keras_import", "samples"},

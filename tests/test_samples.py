@@ -101,7 +101,7 @@ def test_networks_are_told_one_level_of_pairs() -> None:
 
 def in_memory(arrays: list[NDArray[Any]], value_range: tuple[float, float] = (0, 255)) -> Pictures:
     names = tuple(f"{index}.png" for index in range(len(arrays)))
-    return Pictures(names, tuple(arrays), value_range)
+    return Pictures(names, names, tuple(arrays), value_range)
 
 
 def pictures(*sizes: tuple[int, int], channels: int = 1) -> Pictures:

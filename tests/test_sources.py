@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def texture(height: int = 128, width: int = 128) -> NDArray[np.float32]:
 
 def floats(*pictures: NDArray[Any], names: tuple[str, ...] = ()) -> Pictures:
     names = names or tuple(f"{place}.tif" for place in range(len(pictures)))
-    return Pictures(names, tuple(p[..., None] for p in pictures), (0.0, 1.0))
+    return Pictures(names, names, tuple(p[..., None] for p in pictures), (0.0, 1.0))
 
 
 # --- reading
@@ -65,7 +66,7 @@ def test_a_folder_is_all_images_below_it_in_order(tmp_path: Path) -> None:
     expected = arrays["b"][2:5, 1:4].astype(np.float32) / 255
     np.testing.assert_allclose(found.crop(1, slice(2, 5), slice(1, 4)), expected, rtol=1e-6)
     pattern = open_pictures([str(tmp_path / "**" / "*.png")])
-    assert sorted(pattern.names) == ["a.png", "b.png", "c.png"]
+    assert sorted(pattern.names) == ["a.png", "b.png", "sub/c.png"]
 
 
 def test_stacks_of_every_kind_give_their_planes(tmp_path: Path) -> None:
@@ -145,8 +146,8 @@ def test_no_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_hash_tells_pixels_and_order() -> None:
     one, two = random_pictures(8, 9), random_pictures(8, 9, seed=1)
-    first = Pictures(("a", "b"), (one[..., None], two[..., None]), (0, 255))
-    assert first.sha256 == Pictures(("x", "y"), first.stored, (0, 255)).sha256
+    first = Pictures(("a", "b"), ("a", "b"), (one[..., None], two[..., None]), (0, 255))
+    assert first.sha256 == Pictures(("x", "y"), ("x", "y"), first.stored, (0, 255)).sha256
     assert first.sha256 != first.select([1, 0]).sha256
     assert first.sha256 != first.rows(slice(0, 7)).sha256
 
@@ -172,7 +173,8 @@ def test_what_does_not_go_together_is_named(tmp_path: Path) -> None:
 
 def named(*names: str, single: bool = False) -> Pictures:
     arrays = tuple(random_pictures(8, 8, 1, seed=seed) for seed, _ in enumerate(names))
-    return Pictures(names, arrays, (0, 255), single=single)
+    keys = tuple(re.sub(r"\.[^.\[]+", "", name) for name in names)
+    return Pictures(names, keys, arrays, (0, 255), single=single)
 
 
 @pytest.mark.parametrize(

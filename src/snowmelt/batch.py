@@ -6,10 +6,9 @@ onto an input.
 
 from __future__ import annotations
 
-import glob
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,8 +17,9 @@ from typing import Any
 from snowmelt.defects import Repaired
 from snowmelt.denoiser import Denoiser, Settings, check_noise, load
 from snowmelt.errors import UserError
-from snowmelt.images import SUFFIXES, is_store, open_image
-from snowmelt.images.base import MAX_PIXELS, split
+from snowmelt.finding import Found, find, is_folder, is_several
+from snowmelt.images import SUFFIXES, open_image
+from snowmelt.images.base import MAX_PIXELS
 from snowmelt.levels import AUTO, Noise
 from snowmelt.zoo import DEFAULT
 
@@ -84,15 +84,6 @@ class Options:
                 f"--sigma {self.sigma}: expected a level in 255ths of the range, such as 25, or {AUTO}; "
                 "noise of photons is said with --noise"
             ) from error
-
-
-@dataclass(frozen=True)
-class Found:
-    """An input: as ``open_image`` takes it, the file or store it lies in, its place in the folder named."""
-
-    source: str
-    file: Path
-    place: Path
 
 
 @dataclass(frozen=True)
@@ -198,7 +189,7 @@ def plan(inputs: Sequence[str], output: str | None = None) -> list[Job]:
     folder = _output_folder(inputs, output)
     found: dict[str, Found] = {}
     for text in inputs:
-        for entry in _expand(text, folder):
+        for entry in find(text, folder):
             found.setdefault(os.path.abspath(entry.source), entry)  # noqa: PTH100 (keeps links)
     entries = _without_results(list(found.values()))
     if not entries:
@@ -213,59 +204,13 @@ def _output_folder(inputs: Sequence[str], output: str | None) -> Path | None:
     if output is None:
         return None
     path = Path(output)
-    a_folder = path.is_dir() and not is_store(path)
-    if a_folder or output.endswith(("/", os.sep)) or not path.suffix:
+    if is_folder(path) or output.endswith(("/", os.sep)) or not path.suffix:
         return path
-    if len(inputs) > 1 or _has_many(inputs[0]):
+    if len(inputs) > 1 or is_several(inputs[0]):
         raise UserError(
             f"-o {output}: several inputs need a folder; end its name in / if it has a dot"
         )
     return None
-
-
-def _has_many(text: str) -> bool:
-    path, _ = split(text)
-    return not os.path.lexists(path) if glob.has_magic(text) else _is_folder(path)
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not is_store(path)
-
-
-def _expand(text: str, output: Path | None) -> Iterator[Found]:
-    """The inputs that one argument means."""
-    path, _ = split(text)
-    if glob.has_magic(text) and not os.path.lexists(path):
-        base = _fixed_part(path)
-        for match in sorted(glob.glob(text, recursive=True)):  # noqa: PTH207 (Path.glob takes no absolute one)
-            yield from _in_folder(Path(match), base, output)
-    elif _is_folder(path):
-        yield from _in_folder(path, path, output)
-    else:
-        store = next((part for part in [*reversed(path.parents), path] if _is_a_store(part)), path)
-        yield Found(text, store, Path(store.name))
-
-
-def _is_a_store(path: Path) -> bool:
-    return path.is_dir() and is_store(path)
-
-
-def _fixed_part(pattern: Path) -> Path:
-    """The folder in which a pattern begins to match."""
-    parents = [parent for parent in pattern.parents if not glob.has_magic(str(parent))]
-    return parents[0]
-
-
-def _in_folder(path: Path, base: Path, output: Path | None) -> Iterator[Found]:
-    """Images in a folder and below, or the one that ``path`` is; no hidden files, no linked folders."""
-    if _is_folder(path):
-        if path != base and (path.is_symlink() or (output and path.resolve() == output.resolve())):
-            return
-        for child in sorted(path.iterdir()):
-            if not child.name.startswith("."):
-                yield from _in_folder(child, base, output)
-    elif path.suffix.lower() in SUFFIXES and path.exists():
-        yield Found(str(path), path, path.relative_to(base))
 
 
 def _without_results(entries: list[Found]) -> list[Found]:

@@ -2,8 +2,8 @@
 
 A case holds one picture or two: noisy and clean, two noisy takes, or a noisy one alone. They come from an
 HDF5 file of pairs, from folders or stacks that belong together by name, or from clean images and noise put on
-them. A source is a file, or a folder, which means its images, or a pattern such as ``scans/*_real.jpg``:
-what the star stands for is the image's name.
+them. A source is a file, a folder (all images below it) or a pattern such as ``scans/*_real.jpg``: what
+stands for its wildcards is the image's name.
 
 Pictures are (H, W) or (H, W, C) float32, 0 black and 1 white.
 """
@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from snowmelt import images
 from snowmelt.data import read_dataset
 from snowmelt.errors import UserError
-from snowmelt.files import without_ending
-from snowmelt.images.base import Image, Layout
+from snowmelt.finding import find, is_several, without_ending
+from snowmelt.images.base import Image, Layout, split
 from snowmelt.noise import Noise, is_fixed
 
 Picture = NDArray[np.float32]
@@ -133,7 +133,7 @@ def from_files(
     axes: str | None = None,
     value_range: Range | None = None,
 ) -> Collection:
-    """Images that belong together by name: for each role a folder, a pattern with a star, or a file.
+    """Images that belong together by name: for each role a folder, a pattern, or a file.
 
     Each H x W picture of a stack is a case of its own.
 
@@ -273,51 +273,26 @@ def _find_all(sources: Sequence[str]) -> list[dict[str, str]]:
 
     Endings that all names of a source share, such as ``_noisy``, do not count where names match without them.
     """
-    if not any(_is_several(source) for source in sources):
-        return [{_stem(sources[0]): source} for source in sources]
+    if not any(is_several(source) for source in sources):
+        return [{next(find(sources[0])).key: source} for source in sources]
     found = [_find(source) for source in sources]
     shorter = [dict(zip(without_ending([*each]), each.values(), strict=True)) for each in found]
     return max(found, shorter, key=lambda sides: len(set.intersection(*map(set, sides))))
 
 
 def _find(source: str) -> dict[str, str]:
-    path = Path(source)
-    if not _is_several(source):
-        if not path.exists() and ":" not in path.name:
-            raise UserError(f"{source}: no such file or folder")
-        return {_stem(source): source}
-    files = _several_files(path if "*" in path.name else path / "*")
+    if not is_several(source) and not split(source)[0].exists():
+        raise UserError(f"{source}: no such file or folder")
+    files: dict[str, str] = {}
+    for each in find(source):
+        if each.key in files:
+            raise UserError(
+                f"{source}: {Path(files[each.key]).name} and {each.file.name} are both called {each.key}; "
+                f"say which is meant by a pattern, such as '*{each.file.suffix}'"
+            )
+        files[each.key] = each.source
     if not files:
         raise UserError(f"{source}: no images there; known are {', '.join(images.SUFFIXES)}")
-    return files
-
-
-def _is_several(source: str) -> bool:
-    path = Path(source)
-    return "*" in path.name or (path.is_dir() and path.suffix.lower() != ".zarr")
-
-
-def _stem(source: str) -> str:
-    """Name without its end; the name of the array in ``file.h5:/array``."""
-    return Path(source).stem
-
-
-def _several_files(pattern: Path) -> dict[str, str]:
-    """What the star stands for, and the path: images only. For ``*`` alone, the name without its end."""
-    before, _, after = pattern.name.partition("*")
-    if "*" in after or not pattern.parent.is_dir():
-        raise UserError(f"{pattern}: expected a folder that is there, and one star in the name")
-    files: dict[str, str] = {}
-    for path in sorted(pattern.parent.glob(pattern.name)):
-        if path.suffix.lower() not in images.SUFFIXES or path.name.startswith("."):
-            continue
-        name = path.name[len(before) : len(path.name) - len(after)] if after else path.stem
-        if name in files:
-            raise UserError(
-                f"{pattern.parent}: {Path(files[name]).name} and {path.name} are both called {name}; say "
-                f"which is meant by a pattern, such as '*{path.suffix}'"
-            )
-        files[name] = str(path)
     return files
 
 

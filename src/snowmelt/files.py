@@ -1,16 +1,13 @@
-"""Files that appear whole or not at all, and what their names have in common."""
+"""Files that appear whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-
-_LAST_WORD = re.compile(r"[_\-. ][^\W\d_]+(?=(?:\[\d+\])?$)")
 
 
 @contextlib.contextmanager
@@ -71,12 +68,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def without_ending(names: Sequence[str]) -> list[str]:
-    """Names without their last word, such as _noisy, where it is no number and all have the same one.
-
-    The place in a stack, such as [3], stays behind it.
-    """
-    endings = {found[0] if (found := _LAST_WORD.search(name)) else "" for name in names}
-    return [_LAST_WORD.sub("", name) for name in names] if len(endings) == 1 else [*names]

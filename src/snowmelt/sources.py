@@ -6,15 +6,13 @@ mapped; what a step of training takes is then cut out without decoding anything.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import random
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +20,8 @@ from numpy.typing import NDArray
 
 from snowmelt import diagnosis
 from snowmelt.errors import UserError
-from snowmelt.files import without_ending
-from snowmelt.images import SUFFIXES, is_store, open_image
+from snowmelt.finding import Found, find, without_ending
+from snowmelt.images import SUFFIXES, open_image
 from snowmelt.images.base import Image, split
 
 Picture = NDArray[np.float32]
@@ -42,6 +40,7 @@ class Pictures:
 
     Attributes:
         names: For messages and for the split: "scene_01.png", "stack.tif[3]".
+        keys: By which they are paired, see `finding.Found`: "scene_01", "stack[3]".
         stored: The pixels as they are stored, each (H, W, C).
         value_range: The values that stand for 0 and 1.
         grey: Whether colours are given as grey.
@@ -49,6 +48,7 @@ class Pictures:
     """
 
     names: tuple[str, ...]
+    keys: tuple[str, ...]
     stored: tuple[Stored, ...]
     value_range: tuple[float, float]
     grey: bool = False
@@ -105,8 +105,12 @@ class Pictures:
 
     def select(self, indices: Sequence[int]) -> Pictures:
         """Some of them."""
-        names = tuple(self.names[index] for index in indices)
-        return replace(self, names=names, stored=tuple(self.stored[index] for index in indices))
+        return replace(
+            self,
+            names=tuple(self.names[index] for index in indices),
+            keys=tuple(self.keys[index] for index in indices),
+            stored=tuple(self.stored[index] for index in indices),
+        )
 
     def rows(self, rows: slice) -> Pictures:
         """The same rows of each."""
@@ -156,44 +160,37 @@ def open_pictures(
         raise UserError(
             f"value range {value_range[0]:g} to {value_range[1]:g}: expected black below white"
         )
-    found = [entry for text in texts for entry in _find(text)]
+    found = [entry for text in texts for entry in find(text)]
     if not found:
         raise UserError(f"{', '.join(texts)}: no images there; known kinds: {', '.join(SUFFIXES)}")
-    opened = [(name, open_image(source, axes=axes)) for name, source in found]
-    _check_alike(opened, grey)
-    stored = _decode([image for _, image in opened], memory)
-    names = tuple(
+    opened = [open_image(entry.source, axes=axes) for entry in found]
+    labels = [_label(entry) for entry in found]
+    _check_alike(list(zip(labels, opened, strict=True)), grey)
+    stored = _decode(opened, memory)
+    names = _of_each_plane(labels, opened)
+    _check_finite(names, stored)
+    return Pictures(
+        names,
+        _of_each_plane([entry.key for entry in found], opened),
+        stored,
+        value_range or _value_range(opened[0], stored),
+        grey,
+        single=len(opened) == 1,
+    )
+
+
+def _label(found: Found) -> str:
+    """The place of a file, and what in it is meant: "scene_01.png", "stack.h5:/noisy"."""
+    _, inside = split(found.source)
+    return f"{found.place.as_posix()}:/{inside}" if inside else found.place.as_posix()
+
+
+def _of_each_plane(names: Sequence[str], images: Sequence[Image]) -> tuple[str, ...]:
+    return tuple(
         name if image.layout.planes == 1 else f"{name}[{plane}]"
-        for name, image in opened
+        for name, image in zip(names, images, strict=True)
         for plane in range(image.layout.planes)
     )
-    _check_finite(names, stored)
-    chosen = value_range or _value_range(opened[0][1], stored)
-    return Pictures(names, stored, chosen, grey, len(opened) == 1)
-
-
-def _find(text: str) -> Iterator[tuple[str, str]]:
-    """Name and source of every image that an argument means."""
-    path, inside = split(text)
-    if inside is None and path.is_dir() and not is_store(path):
-        for child in _below(path):
-            yield child.relative_to(path).as_posix(), str(child)
-    elif glob.has_magic(text) and not path.exists():
-        for match in sorted(glob.glob(text, recursive=True)):  # noqa: PTH207 (Path.glob takes no absolute one)
-            if Path(match).suffix.lower() in SUFFIXES:
-                yield Path(match).name, match
-    else:
-        yield (path.name if inside is None else f"{path.name}:/{inside}"), text
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    for child in sorted(folder.iterdir()):
-        if child.name.startswith("."):
-            continue
-        if child.is_dir() and not is_store(child):
-            yield from _below(child)
-        elif child.suffix.lower() in SUFFIXES:
-            yield child
 
 
 def _check_alike(opened: Sequence[tuple[str, Image]], grey: bool) -> None:
@@ -296,7 +293,7 @@ def _listed(faults: Sequence[str], separator: str = "\n  ") -> str:
 
 
 def pair(noisy: Pictures, target: Pictures) -> Paired:
-    """Match noisy pictures and targets: of two stacks by their place, else by name without its suffix.
+    """Match noisy pictures and targets: of two stacks by their place, else by their keys.
 
     Endings that all names of a set share, such as ``_noisy`` or ``_real``, do not count.
 
@@ -310,7 +307,9 @@ def pair(noisy: Pictures, target: Pictures) -> Paired:
                 f"{len(target)}; expected as many noisy ones as targets"
             )
         return Paired(noisy, target)
-    keys, others = _keys(noisy.names), _keys(target.names)
+    keys, others = list(noisy.keys), list(target.keys)
+    for each in (keys, others):
+        _check_distinct(each)
     if set(keys) != set(others):
         keys, others = without_ending(keys), without_ending(others)
     places = {key: place for place, key in enumerate(others)}
@@ -320,21 +319,18 @@ def pair(noisy: Pictures, target: Pictures) -> Paired:
     ]
     if lonely:
         raise UserError(
-            f"pictures are paired by their names without suffix, and {len(lonely)} have no partner:\n  "
-            f"{_listed(lonely)}"
+            "pictures are paired by their names without suffix, of a pattern by what its wildcards match; "
+            f"{len(lonely)} have no partner:\n  {_listed(lonely)}"
         )
     return Paired(noisy, target.select([places[key] for key in keys]))
 
 
-def _keys(names: Sequence[str]) -> list[str]:
-    """Names without their suffix, each with its place in a stack."""
-    keys = [re.sub(r"\.[^./\[\]]+(\[\d+\])?$", r"\1", name) for name in names]
+def _check_distinct(keys: Sequence[str]) -> None:
     if len(set(keys)) < len(keys):
         again = sorted({key for key in keys if keys.count(key) > 1})
         raise UserError(
             f"several pictures are called {_listed(again, ', ')}; expected one of each name"
         )
-    return keys
 
 
 def check_pairs(paired: Paired, *, target_is_clean: bool, sizes_only: bool = False) -> None:

@@ -1,0 +1,101 @@
+"""Which images an argument means, and what they are called: a file, a folder, a pattern, a part of a file."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from snowmelt.images import SUFFIXES, is_store
+from snowmelt.images.base import split
+
+_LAST_WORD = re.compile(r"[_\-. ][^\W\d_]+(?=(?:\[\d+\])?$)")
+_FIXED = re.compile(r"(?P<before>[^*?[]*).*?(?P<after>[^*?\]]*)", re.DOTALL)  # of a pattern
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image that an argument means.
+
+    Attributes:
+        source: What ``open_image`` takes.
+        file: The file or store that it is in.
+        place: That file below the named folder, or below the fixed part of a pattern.
+        key: By which it is paired: its place without suffix, or what stands for a pattern's wildcards.
+    """
+
+    source: str
+    file: Path
+    place: Path
+    key: str
+
+
+def find(text: str, leave_out: Path | None = None) -> Iterator[Found]:
+    """The images that an argument means, in order. What is neither folder nor pattern is taken as it is.
+
+    Of folders all that is below: no hidden files, no linked folders, not the folder ``leave_out``.
+    """
+    path, inside = split(text)
+    if _is_pattern(text):
+        base = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
+        fixed = _FIXED.fullmatch(str(path))
+        assert fixed  # it matches everything
+        matches = map(Path, sorted(glob.glob(text, recursive=True)))  # noqa: PTH207 (Path.glob takes no absolute one)
+        for match in matches:
+            if any(each.is_symlink() for each in match.parents if base in each.parents):
+                continue
+            for file in _walk(match, base, leave_out):
+                key = str(file).removeprefix(fixed["before"]).removesuffix(fixed["after"])
+                yield Found(str(file), file, file.relative_to(base), _without_suffix(key))
+    elif is_folder(path):
+        for file in _walk(path, path, leave_out):
+            place = file.relative_to(path)
+            yield Found(str(file), file, place, _without_suffix(place.as_posix()))
+    else:
+        parts = [*reversed(path.parents), path]
+        store = next((part for part in parts if part.is_dir() and is_store(part)), path)
+        yield Found(text, store, Path(store.name), inside or path.stem)
+
+
+def is_several(text: str) -> bool:
+    """Whether an argument is a folder or a pattern."""
+    return _is_pattern(text) or is_folder(split(text)[0])
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder of images, not a store that is one image or more."""
+    return path.is_dir() and not is_store(path)
+
+
+def without_ending(keys: Sequence[str]) -> list[str]:
+    """Keys without their last word, such as _noisy, where it is no number and all have the same one.
+
+    The place in a stack, such as [3], stays behind it.
+    """
+    endings = {found[0] if (found := _LAST_WORD.search(key)) else "" for key in keys}
+    return [_LAST_WORD.sub("", key) for key in keys] if len(endings) == 1 else [*keys]
+
+
+def _is_pattern(text: str) -> bool:
+    return glob.has_magic(text) and not os.path.lexists(split(text)[0])
+
+
+def _walk(path: Path, base: Path, leave_out: Path | None) -> Iterator[Path]:
+    """Image files in a folder and below, or the one that ``path`` is."""
+    if is_folder(path):
+        left_out = leave_out is not None and path.resolve() == leave_out.resolve()
+        if path != base and (path.is_symlink() or left_out):
+            return
+        for child in sorted(path.iterdir()):
+            if not child.name.startswith("."):
+                yield from _walk(child, base, leave_out)
+    elif path.suffix.lower() in SUFFIXES and path.exists():
+        yield path
+
+
+def _without_suffix(name: str) -> str:
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122 (a name, no path)
+    return stem if suffix.lower() in SUFFIXES else name

@@ -1,0 +1,87 @@
+"""Which images an argument means, and the names that they are paired by."""
+
+from pathlib import Path
+
+import pytest
+
+from snowmelt.finding import find, is_several, without_ending
+
+FILES = (
+    "a.png", "b.TIF", "notes.txt", ".hidden.png", "day1/noisy.png", "day1/clean.png",
+    "day2/noisy.png", "day2/clean.png", "day2/deep/noisy_7.png", ".git/a.png", "out/a.png",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in FILES:
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "in/stack.zarr").mkdir()
+    (tmp_path / "in/stack.zarr/inside.png").touch()
+    (tmp_path / "in/loop").symlink_to(tmp_path / "in")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        (
+            "in",
+            "a b day1/clean day1/noisy day2/clean day2/deep/noisy_7 day2/noisy out/a stack",
+        ),
+        ("in/*", "a b day1/clean day1/noisy day2/clean day2/deep/noisy_7 day2/noisy out/a stack"),
+        ("in/*.png", "a"),
+        ("in/*/noisy.png", "day1 day2"),
+        ("./in//day?/clean.png", "1 2"),
+        ("in/**/noisy*.png", "day1/noisy day2/deep/noisy_7 day2/noisy"),
+        ("in/day[2]/*_*.png", ""),
+        ("in/day[2]/deep/*_*.png", "2/deep/noisy_7"),
+        ("in/a.png", "a"),
+        ("in/stack.zarr", "stack"),
+        ("in/nowhere.png", "nowhere"),
+        ("in/n*", ""),
+    ],
+)
+def test_what_an_argument_means(text, keys):
+    found = list(find(text))
+    assert [each.key for each in found] == keys.split()
+    assert all(each.file == Path(each.source) for each in found)
+
+
+def test_places_are_below_what_was_named(here):
+    assert [each.place for each in find("in/day*")] == [
+        each.file.relative_to("in") for each in find("in/day*")
+    ]
+    assert {str(each.place) for each in find("in/day1")} == {"clean.png", "noisy.png"}
+    assert not any("out" in each.source for each in find("in", leave_out=here / "in/out"))
+    assert [each.key for each in find("in/out", leave_out=here / "in/out")] == ["a"]
+
+
+def test_parts_of_files_and_names_with_wildcards():
+    Path("in/h.h5").touch()
+    (part,) = find("in/h.h5:/takes/noisy")
+    assert (part.file, part.place, part.key) == (Path("in/h.h5"), Path("h.h5"), "takes/noisy")
+    Path("in/b[1].png").touch()
+    (literal,) = find("in/b[1].png")
+    assert literal.key == "b[1]"
+    assert not is_several("in/b[1].png")
+    assert is_several("in/b[2].png")
+    assert not is_several("in/stack.zarr")
+    assert is_several("in/loop")
+
+
+@pytest.mark.parametrize(
+    ("keys", "shorter"),
+    [
+        ("1_real 2_real", "1 2"),
+        ("1_real[0] 1_real[1]", "1[0] 1[1]"),
+        ("1_real 2_mean", "1_real 2_mean"),
+        ("a_1 b_1", "a_1 b_1"),
+        ("real real_x", "real real_x"),
+    ],
+)
+def test_endings_that_all_share(keys, shorter):
+    assert without_ending(keys.split()) == shorter.split()
