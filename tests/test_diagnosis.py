@@ -407,6 +407,20 @@ def test_a_file_that_fails_stops_no_other(
     assert "no.onnx" in said.err
 
 
+def test_folders_mean_their_images(
+    noisy_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "below").mkdir()
+    other = noisy_file.rename(tmp_path / "below/a.png")
+    (tmp_path / "notes.txt").touch()
+    for text in (tmp_path, tmp_path / "*"):
+        assert cli.main(["inspect", "--json", str(text)]) == 0
+        (facts,) = json.loads(capsys.readouterr().out)
+        assert (facts["file"], facts["kind"]) == (str(other), "gaussian")
+    assert cli.main(["inspect", str(tmp_path / "*.tif")]) == 2
+    assert "no images there" in capsys.readouterr().err
+
+
 def test_range_and_axes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "stack.npy"
     clean = np.stack([picture(96)] * 3)

@@ -17,6 +17,8 @@ from snowmelt.commands import DONE, FAILED, Commands
 from snowmelt.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
     from snowmelt.diagnosis import Findings
@@ -35,7 +37,12 @@ def add(commands: Commands) -> None:
         description="A file called NAME.onnx: what the model says about itself. Any other: the noise of the "
         "image, measured on it alone, and advice. Of a stack, the plane in the middle.",
     )
-    parser.add_argument("files", nargs="+", metavar="FILE", help="images and model files")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="images, folders and patterns of them, and model files",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a file, in a list")
     parser.add_argument(
         "--axes", metavar="LETTERS", help="such as ZYX or YXC, where a file is silent"
@@ -56,8 +63,8 @@ def run(options: argparse.Namespace) -> int:
         low, high = options.value_range
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise UserError(f"--range {low:g} {high:g}: expected two numbers, black first")
-    results = []
-    for index, path in enumerate(options.files):
+    results, files = [], _files(options.files)
+    for index, path in enumerate(files):
         try:
             facts, text = _inspect(path, options)
         except (UserError, OSError, MemoryError) as error:
@@ -68,7 +75,17 @@ def run(options: argparse.Namespace) -> int:
             print(text if index == 0 else f"\n{text}", flush=True)
     if options.json:
         print(json.dumps(results, indent=1, ensure_ascii=False))
-    return DONE if len(results) == len(options.files) else FAILED
+    return DONE if len(results) == len(files) else FAILED
+
+
+def _files(texts: Sequence[str]) -> list[str]:
+    """All that is meant; model files only where they are named."""
+    from snowmelt.finding import find
+
+    files = [each.source for text in texts for each in find(text)]
+    if not files:
+        raise UserError(f"{', '.join(texts)}: no images there")
+    return files
 
 
 def _complain(path: str, error: Exception) -> None:
