@@ -57,7 +57,7 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.stored)
 
-    @property
+    @cached_property
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """Height and width of each."""
         return tuple((array.shape[0], array.shape[1]) for array in self.stored)

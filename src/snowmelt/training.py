@@ -536,7 +536,8 @@ class Run:
         if not self.samples.slow:
             yield make
             return
-        ahead = Ahead(make, threads=1 if self.device.type == "cpu" else 4)
+        others = max(1, torch.get_num_threads() - 1)  # a GPU takes more than one core can make
+        ahead = Ahead(make, threads=1 if self.device.type == "cpu" else others)
         try:
             yield ahead.batch
         finally:
