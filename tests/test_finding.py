@@ -7,8 +7,9 @@ import pytest
 from snowmelt.finding import find, is_several, without_ending
 
 FILES = (
-    "a.png", "b.TIF", "notes.txt", ".hidden.png", "day1/noisy.png", "day1/clean.png",
-    "day2/noisy.png", "day2/clean.png", "day2/deep/noisy_7.png", ".git/a.png", "out/a.png",
+    "a.png", "a_denoised.png", "b.TIF", "b_denoised.TIF", "notes.txt", ".hidden.png",
+    "day1/noisy.png", "day1/clean.png", "day2/noisy.png", "day2/clean.png",
+    "day2/deep/noisy_7.png", ".git/a.png", "out/a.png",
 )  # fmt: skip
 
 
@@ -40,13 +41,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("in/day[2]/*_*.png", ""),
         ("in/day[2]/deep/*_*.png", "2/deep/noisy_7"),
         ("in/a.png", "a"),
+        ("in/b_denoised.TIF", "b_denoised"),
+        ("in/*_denoised.png", "a"),
+        ("in/*_denoised.*", "a_denoised b_denoised"),
         ("in/stack.zarr", "stack"),
         ("in/nowhere.png", "nowhere"),
         ("in/n*", ""),
     ],
 )
 def test_what_an_argument_means(text, keys):
-    found = list(find(text))
+    found = find(text)
     assert [each.key for each in found] == keys.split()
     assert all(each.file == Path(each.source) for each in found)
 

@@ -17,14 +17,13 @@ from typing import Any
 from snowmelt.defects import Repaired
 from snowmelt.denoiser import Denoiser, Settings, check_noise, load
 from snowmelt.errors import UserError
-from snowmelt.finding import Found, find, is_folder, is_several
+from snowmelt.finding import RESULT, Found, find, is_folder, is_several, without_results
 from snowmelt.images import SUFFIXES, open_image
 from snowmelt.images.base import MAX_PIXELS
 from snowmelt.levels import AUTO, Noise
 from snowmelt.zoo import DEFAULT
 
 DONE, FAILED = 0, 1
-SUFFIX = "_denoised"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +190,7 @@ def plan(inputs: Sequence[str], output: str | None = None) -> list[Job]:
     for text in inputs:
         for entry in find(text, folder):
             found.setdefault(os.path.abspath(entry.source), entry)  # noqa: PTH100 (keeps links)
-    entries = _without_results(list(found.values()))
+    entries = without_results(list(found.values()))
     if not entries:
         raise UserError(f"{', '.join(inputs)}: no images there; known kinds: {', '.join(SUFFIXES)}")
     jobs = [Job(entry.source, _target(entry, output, folder)) for entry in entries]
@@ -213,21 +212,10 @@ def _output_folder(inputs: Sequence[str], output: str | None) -> Path | None:
     return None
 
 
-def _without_results(entries: list[Found]) -> list[Found]:
-    """Leave out ``a_denoised.png`` where ``a.png`` is there as well: it is what an earlier call made."""
-    files = {entry.file for entry in entries}
-    return [
-        entry
-        for entry in entries
-        if not entry.file.stem.endswith(SUFFIX)
-        or entry.file.with_stem(entry.file.stem.removesuffix(SUFFIX)) not in files
-    ]
-
-
 def _target(entry: Found, output: str | None, folder: Path | None) -> Path:
     if folder is not None:
         return folder / entry.place
-    return Path(output) if output else entry.file.with_stem(entry.file.stem + SUFFIX)
+    return Path(output) if output else entry.file.with_stem(entry.file.stem + RESULT)
 
 
 def _check_targets(jobs: list[Job], entries: list[Found], folder: Path | None) -> None:

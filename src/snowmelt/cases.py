@@ -274,7 +274,7 @@ def _find_all(sources: Sequence[str]) -> list[dict[str, str]]:
     Endings that all names of a source share, such as ``_noisy``, do not count where names match without them.
     """
     if not any(is_several(source) for source in sources):
-        return [{next(find(sources[0])).key: source} for source in sources]
+        return [{find(sources[0])[0].key: source} for source in sources]
     found = [_find(source) for source in sources]
     shorter = [dict(zip(without_ending([*each]), each.values(), strict=True)) for each in found]
     return max(found, shorter, key=lambda sides: len(set.intersection(*map(set, sides))))

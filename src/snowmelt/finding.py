@@ -12,6 +12,7 @@ from pathlib import Path
 from snowmelt.images import SUFFIXES, is_store
 from snowmelt.images.base import split
 
+RESULT = "_denoised"  # ends the names of results that lie beside their images
 _LAST_WORD = re.compile(r"[_\-. ][^\W\d_]+(?=(?:\[\d+\])?$)")
 _FIXED = re.compile(r"(?P<before>[^*?[]*).*?(?P<after>[^*?\]]*)", re.DOTALL)  # of a pattern
 
@@ -33,31 +34,30 @@ class Found:
     key: str
 
 
-def find(text: str, leave_out: Path | None = None) -> Iterator[Found]:
+def find(text: str, leave_out: Path | None = None) -> list[Found]:
     """The images that an argument means, in order. What is neither folder nor pattern is taken as it is.
 
-    Of folders all that is below: no hidden files, no linked folders, not the folder ``leave_out``.
+    Of folders all that is below: no hidden files, linked folders or results, nor the folder ``leave_out``.
     """
     path, inside = split(text)
     if _is_pattern(text):
-        base = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
-        fixed = _FIXED.fullmatch(str(path))
-        assert fixed  # it matches everything
-        matches = map(Path, sorted(glob.glob(text, recursive=True)))  # noqa: PTH207 (Path.glob takes no absolute one)
-        for match in matches:
-            if any(each.is_symlink() for each in match.parents if base in each.parents):
-                continue
-            for file in _walk(match, base, leave_out):
-                key = str(file).removeprefix(fixed["before"]).removesuffix(fixed["after"])
-                yield Found(str(file), file, file.relative_to(base), _without_suffix(key))
-    elif is_folder(path):
-        for file in _walk(path, path, leave_out):
-            place = file.relative_to(path)
-            yield Found(str(file), file, place, _without_suffix(place.as_posix()))
-    else:
-        parts = [*reversed(path.parents), path]
-        store = next((part for part in parts if part.is_dir() and is_store(part)), path)
-        yield Found(text, store, Path(store.name), inside or path.stem)
+        return without_results([*_matching(path, leave_out)])
+    if is_folder(path):
+        return without_results([*_below(path, leave_out)])
+    parts = [*reversed(path.parents), path]
+    store = next((part for part in parts if part.is_dir() and is_store(part)), path)
+    return [Found(text, store, Path(store.name), inside or path.stem)]
+
+
+def without_results(entries: Sequence[Found]) -> list[Found]:
+    """Leave out ``a_denoised.png`` where ``a.png`` is there as well: an earlier call made it."""
+    files = {entry.file for entry in entries}
+    return [
+        entry
+        for entry in entries
+        if not entry.file.stem.endswith(RESULT)
+        or entry.file.with_stem(entry.file.stem.removesuffix(RESULT)) not in files
+    ]
 
 
 def is_several(text: str) -> bool:
@@ -81,6 +81,24 @@ def without_ending(keys: Sequence[str]) -> list[str]:
 
 def _is_pattern(text: str) -> bool:
     return glob.has_magic(text) and not os.path.lexists(split(text)[0])
+
+
+def _matching(pattern: Path, leave_out: Path | None) -> Iterator[Found]:
+    base = next(parent for parent in pattern.parents if not glob.has_magic(str(parent)))
+    fixed = _FIXED.fullmatch(str(pattern))
+    assert fixed  # it matches everything
+    for match in map(Path, sorted(glob.glob(str(pattern), recursive=True))):  # noqa: PTH207 (Path.glob takes no absolute one)
+        if any(each.is_symlink() for each in match.parents if base in each.parents):
+            continue
+        for file in _walk(match, base, leave_out):
+            key = str(file).removeprefix(fixed["before"]).removesuffix(fixed["after"])
+            yield Found(str(file), file, file.relative_to(base), _without_suffix(key))
+
+
+def _below(folder: Path, leave_out: Path | None) -> Iterator[Found]:
+    for file in _walk(folder, folder, leave_out):
+        place = file.relative_to(folder)
+        yield Found(str(file), file, place, _without_suffix(place.as_posix()))
 
 
 def _walk(path: Path, base: Path, leave_out: Path | None) -> Iterator[Path]:
