@@ -67,7 +67,7 @@ def test_clean_photos_keep_their_detail(name: str, base: snowmelt.Denoiser) -> N
 
 @pytest.mark.parametrize("name", ["camera", "astronaut"])
 def test_tiles_do_not_show(name: str) -> None:
-    whole, tiled = (snowmelt.load(precision="f32", tile=tile) for tile in (None, 288))
+    whole, tiled = (snowmelt.load(precision="f32", tile=tile) for tile in (None, 448))
     picture = noisy(PHOTOS[name](), 25)
     settings = {"value_range": (0, 1), "channel_axis": axis(picture), "sigma": 0.1}
     np.testing.assert_allclose(whole(picture, **settings), tiled(picture, **settings), atol=2e-6)
