@@ -73,6 +73,20 @@ def test_tiles_do_not_show(name: str) -> None:
     np.testing.assert_allclose(whole(picture, **settings), tiled(picture, **settings), atol=2e-6)
 
 
+@pytest.mark.parametrize("name", ["camera", "astronaut"])
+def test_every_border_is_as_good(name: str, base: snowmelt.Denoiser) -> None:
+    """A picture whose sides do not divide by 16 is filled up on the right and below, its mirror image left of it."""
+    clean = PHOTOS[name]()[:305, :305]
+    picture, truth = noisy(clean, 50), clean / 255
+    settings = {"value_range": (0, 1), "channel_axis": axis(clean), "sigma": 50 / 255}
+    one, other = base(picture, **settings), base(picture[::-1, ::-1], **settings)[::-1, ::-1]
+    for part in np.s_[-16:, :], np.s_[:, -16:], np.s_[:16, :], np.s_[:, :16]:
+        here, there = (
+            psnr(truth[part], np.clip(each[part], 0, 1), data_range=1) for each in (one, other)
+        )
+        assert abs(here - there) < 0.6, part
+
+
 def test_half_of_everything_is_half_of_the_result(base: snowmelt.Denoiser) -> None:
     picture = noisy(PHOTOS["camera"](), 25)
     one = base(picture, value_range=(0, 1), sigma=0.1)

@@ -172,3 +172,17 @@ def test_strips_read_each_row_once_in_order():
     assert reads[0] == (0, 0)
     assert [start for start, _ in reads[1:]] == [0, *(stop for _, stop in reads[1:-1])]
     assert reads[-1][1] == 103
+
+
+@pytest.mark.parametrize(("length", "expected"), [(3, [0, 1, 2, 2]), (6, [0, 1, 2, 3, 4, 5, 5, 4])])
+def test_what_is_missing_is_the_mirror_image(length, expected):
+    strip = np.arange(float(length))[None]
+    row, column = tiles.Window(0, 1, 0, 1), tiles.Window(0, len(expected), 0, length)
+    np.testing.assert_array_equal(tiles.cut(strip, row, column), [expected])
+
+
+def test_a_single_pixel_is_repeated():
+    row, column = tiles.Window(0, 4, 0, 1), tiles.Window(0, 8, 0, 1)
+    np.testing.assert_array_equal(
+        tiles.cut(np.full((1, 1, 3), 7.0), row, column), np.full((4, 8, 3), 7)
+    )

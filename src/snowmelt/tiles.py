@@ -1,9 +1,10 @@
 """Windows over an image larger than memory, such that the stitched results equal the result on the whole.
 
-The result on the whole is: repeat the last row and column until the sides divide by ``multiple``, run the
-network, cut back. A window shows the network a part of that. It begins at a multiple of ``multiple``, so that
-the network's coarser grids fall as on the whole; where it touches the image's border, the network's own
-padding is the same; everywhere else only what lies ``reach`` or more inside is kept.
+The result on the whole is: mirror the last rows and columns until the sides divide by ``multiple``, run the
+network, cut back. (Repeated, the last column's noise would be stripes, which a network takes for the
+picture's.) A window shows the network a part of that. It begins at a multiple of ``multiple``, so that the
+network's coarser grids fall as on the whole; where it touches the image's border, the network's own padding
+is the same; everywhere else only what lies ``reach`` or more inside is kept.
 """
 
 from __future__ import annotations
@@ -107,9 +108,10 @@ def strips(
 
 
 def cut(strip: NDArray[Any], row: Window, column: Window) -> NDArray[Any]:
-    """What the network sees of a strip (rows, W, ...): the window, its last row and column repeated."""
+    """What the network sees of a strip (rows, W, ...): the window, mirrored at the image's last row and column."""
     part = strip[:, column.start : column.stop]
     missing = [row.stop - row.start - part.shape[0], column.stop - column.start - part.shape[1]]
     if not any(missing):
         return part
-    return np.pad(part, [(0, size) for size in missing] + [(0, 0)] * (part.ndim - 2), mode="edge")
+    added = [(0, size) for size in missing] + [(0, 0)] * (part.ndim - 2)
+    return np.pad(part, added, mode="symmetric")
