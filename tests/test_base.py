@@ -75,7 +75,7 @@ def test_tiles_do_not_show(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["camera", "astronaut"])
 def test_every_border_is_as_good(name: str, base: snowmelt.Denoiser) -> None:
-    """A picture whose sides do not divide by 16 is filled up on the right and below, its mirror image left of it."""
+    """Sides that do not divide by 16 are filled up on the right and below; turned round, left and above."""
     clean = PHOTOS[name]()[:305, :305]
     picture, truth = noisy(clean, 50), clean / 255
     settings = {"value_range": (0, 1), "channel_axis": axis(clean), "sigma": 50 / 255}

@@ -108,7 +108,7 @@ def strips(
 
 
 def cut(strip: NDArray[Any], row: Window, column: Window) -> NDArray[Any]:
-    """What the network sees of a strip (rows, W, ...): the window, mirrored at the image's last row and column."""
+    """What the network sees of a strip (rows, W, ...): the window, mirrored where the image ends."""
     part = strip[:, column.start : column.stop]
     missing = [row.stop - row.start - part.shape[0], column.stop - column.start - part.shape[1]]
     if not any(missing):
