@@ -64,7 +64,7 @@ def _compare(name: str, sigma: int, options: argparse.Namespace) -> None:
     scored = cases.with_noise(_clean(DATA / name), kind)
     training = _clean(DATA / "bsds500" / "train")
     tuning = cases.with_noise(training if colour else cases.made_grey(training), kind)
-    contenders = [Contender(peer, peer(peer, sigma, colour)) for peer in options.peers]
+    contenders = [Contender(each, peer(each, sigma, colour)) for each in options.peers]
     contenders += [_ours(path, sigma, colour) for path in options.model]
     against = [each for each in options.against.split(",") if each]
     measured = evaluation.compare(
