@@ -14,7 +14,6 @@ Shapes: B batch, H height, W width; pictures are (B, 1, H, W) float32 in [0, 1].
 from __future__ import annotations
 
 import copy
-import ctypes
 import dataclasses
 import json
 import math
@@ -265,7 +264,7 @@ class Run:
         share: Share = Share(),  # noqa: B008 (frozen)
         quiet: bool = False,
     ) -> None:
-        keep_freed_memory()
+        processor.keep_freed_memory()
         self.recipe, self.folder, self.samples, self.photos = recipe, folder, chosen, photos
         self.state, self.share = state, share
         self.leads = share.rank == 0  # the rank that writes and speaks
@@ -651,19 +650,6 @@ def use_bf16(precision: str, device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and processor.has_bf16()
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep the memory that a step frees for the next one.
-
-    Every step frees and takes tens of megabytes; given back to the system and taken anew, each page faults:
-    a third of the time of a step of the tutorial network. Other C libraries are left alone.
-    """
-    mmap_threshold, trim_threshold, limit = -3, -1, 1 << 30  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(mmap_threshold, limit)
-        mallopt(trim_threshold, limit)
 
 
 def _say(quiet: bool, text: str) -> None:

@@ -63,8 +63,9 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Denoise all; returns 1 if some failed."""
-    from snowmelt import batch
+    from snowmelt import batch, processor
 
+    processor.keep_freed_memory()
     given = {
         key: value for key, value in vars(options).items() if key != "run" and value is not None
     }
