@@ -46,8 +46,9 @@ def has_bf16() -> bool:
 def keep_freed_memory() -> None:
     """Let glibc keep the memory that a step or a tile frees for the next one.
 
-    Each frees and takes tens of megabytes; given back to the system and taken anew, every page faults: a third
-    of the time of a step of the tutorial network, a tenth of denoising a photo. Other C libraries are left alone.
+    Each frees and takes tens of megabytes; given back to the system and taken anew, every page faults: a
+    third of the time of a step of the tutorial network, a tenth of denoising a photo. Other C libraries are
+    left alone.
     """
     mmap_threshold, trim_threshold, limit = -3, -1, 1 << 30  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
