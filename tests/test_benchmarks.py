@@ -1,0 +1,57 @@
+"""The benchmark whose figures the documents cite runs, and scores what is known."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from skimage import data
+
+from snowmelt import images, zoo
+from snowmelt.metrics import psnr
+
+QUALITY = Path(__file__).parents[1] / "benchmarks" / "quality.py"
+
+
+def crop(top: int) -> NDArray[np.uint8]:
+    return data.camera()[top : top + 101, 200:267]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Data laid out as the benchmark finds them; both peers give back what they are given."""
+    for place, corner in (("bsd68", 100), ("bsds500/train", 300)):
+        (tmp_path / place).mkdir(parents=True)
+        images.write(tmp_path / place / "a.png", crop(corner))
+    (tmp_path / "peers").mkdir()
+    nothing = {"conv00.weight": np.zeros((1, 1, 3, 3)), "conv00.bias": np.zeros(1)}
+    same = {"conv00.weight": np.zeros((4, 5, 3, 3)), "conv00.bias": np.zeros(4)}
+    same["conv00.weight"][range(4), range(4), 1, 1] = 1
+    for name, peer in (("dncnn_gray_25", nothing), ("ffdnet_gray", same)):
+        np.savez(
+            tmp_path / "peers" / f"{name}.npz",
+            **{key: np.float32(array) for key, array in peer.items()},
+        )
+    return tmp_path
+
+
+def test_quality_holds_models_against_peers(folder: Path) -> None:
+    base = str(zoo.find_model("base", channels=1))
+    done = subprocess.run(
+        [sys.executable, str(QUALITY), "--model", base],
+        env=os.environ | {"SNOWMELT_DATA": str(folder)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    scores = {row["name"]: row["psnr"] for row in rows}
+    assert set(scores) >= {"dncnn", "ffdnet", base}
+    clean = crop(100).astype(float)
+    noisy = np.clip(clean + np.random.default_rng(0).normal(0, 25, clean.shape), 0, 255)
+    as_it_is = float(psnr(clean, noisy, data_range=255))
+    assert scores["dncnn"] == pytest.approx(as_it_is, abs=0.01)
+    assert scores["ffdnet"] == pytest.approx(as_it_is, abs=0.01)
+    assert scores[base] > as_it_is + 5
+    assert "protocol" in done.stdout
