@@ -30,15 +30,15 @@ def axis(picture: NDArray[Any]) -> int | None:
     return -1 if picture.ndim == 3 else None
 
 
-@pytest.fixture(scope="module")
-def base() -> snowmelt.Denoiser:
-    return snowmelt.load(precision="f32")
+@pytest.fixture(scope="module", params=["base", "fast"])
+def shipped(request: pytest.FixtureRequest) -> snowmelt.Denoiser:
+    return snowmelt.load(request.param, precision="f32")
 
 
 @pytest.mark.parametrize("name", PHOTOS)
 @pytest.mark.parametrize(("sigma", "lead"), [(15, 1.0), (25, 1.0), (50, 1.2)])
 def test_it_beats_total_variation_and_measures_the_level(
-    name: str, sigma: int, lead: float, base: snowmelt.Denoiser
+    name: str, sigma: int, lead: float, shipped: snowmelt.Denoiser
 ) -> None:
     """The filter is given its best weight of many; the model only the picture."""
     clean = PHOTOS[name]()
@@ -51,16 +51,16 @@ def test_it_beats_total_variation_and_measures_the_level(
         score(restoration.denoise_tv_chambolle(picture, weight, channel_axis=axis(clean)))
         for weight in sigma / 255 * np.array([0.5, 0.7, 0.9, 1.2])
     )
-    measured = score(base(picture, value_range=(0, 1), channel_axis=axis(clean)))
-    told = score(base(picture, value_range=(0, 1), channel_axis=axis(clean), sigma=sigma / 255))
+    measured = score(shipped(picture, value_range=(0, 1), channel_axis=axis(clean)))
+    told = score(shipped(picture, value_range=(0, 1), channel_axis=axis(clean), sigma=sigma / 255))
     assert told > tuned + lead
     assert measured > told - 0.15
 
 
 @pytest.mark.parametrize("name", PHOTOS)
-def test_clean_photos_keep_their_detail(name: str, base: snowmelt.Denoiser) -> None:
+def test_clean_photos_keep_their_detail(name: str, shipped: snowmelt.Denoiser) -> None:
     clean = PHOTOS[name]()
-    denoised = base(clean, channel_axis=axis(clean))
+    denoised = shipped(clean, channel_axis=axis(clean))
     least = 43 if name == "astronaut" else 45  # a scan whose fine grain counts as noise
     assert np.array_equal(denoised, clean) or psnr(clean, denoised, data_range=255) > least
 
@@ -74,12 +74,12 @@ def test_tiles_do_not_show(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["camera", "astronaut"])
-def test_every_border_is_as_good(name: str, base: snowmelt.Denoiser) -> None:
+def test_every_border_is_as_good(name: str, shipped: snowmelt.Denoiser) -> None:
     """Sides that do not divide by 16 are filled up on the right and below; turned round, left and above."""
     clean = PHOTOS[name]()[:305, :305]
     picture, truth = noisy(clean, 50), clean / 255
     settings = {"value_range": (0, 1), "channel_axis": axis(clean), "sigma": 50 / 255}
-    one, other = base(picture, **settings), base(picture[::-1, ::-1], **settings)[::-1, ::-1]
+    one, other = shipped(picture, **settings), shipped(picture[::-1, ::-1], **settings)[::-1, ::-1]
     for part in np.s_[-16:, :], np.s_[:, -16:], np.s_[:16, :], np.s_[:, :16]:
         here, there = (
             psnr(truth[part], np.clip(each[part], 0, 1), data_range=1) for each in (one, other)
@@ -87,16 +87,16 @@ def test_every_border_is_as_good(name: str, base: snowmelt.Denoiser) -> None:
         assert abs(here - there) < 0.6, part
 
 
-def test_half_of_everything_is_half_of_the_result(base: snowmelt.Denoiser) -> None:
+def test_half_of_everything_is_half_of_the_result(shipped: snowmelt.Denoiser) -> None:
     picture = noisy(PHOTOS["camera"](), 25)
-    one = base(picture, value_range=(0, 1), sigma=0.1)
-    half = base(picture / 2, value_range=(0, 1), sigma=0.05)
+    one = shipped(picture, value_range=(0, 1), sigma=0.1)
+    half = shipped(picture / 2, value_range=(0, 1), sigma=0.05)
     np.testing.assert_allclose(half, one / 2, atol=1e-5)
 
 
 def test_they_say_what_they_are() -> None:
     shipped = zoo.shipped()
-    assert {"base-grey", "base-colour"} <= set(shipped)
+    assert {"base-grey", "base-colour", "fast-grey", "fast-colour"} <= set(shipped)
     cards = (Path(__file__).parents[1] / "docs" / "models.md").read_text("utf-8")
     for name, path in shipped.items():
         model = modelfile.read(path)
@@ -123,4 +123,6 @@ def test_a_photo_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert gain > 7
     assert "noise level" in capsys.readouterr().err
     assert main(["models"]) == 0
-    assert "base-colour" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "base-colour" in listed
+    assert "fast-colour" in listed
