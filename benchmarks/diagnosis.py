@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from snowmelt import baselines, defects, denoiser, diagnosis
+from snowmelt import advice, baselines, defects, denoiser, diagnosis
 from snowmelt.metrics import psnr
 from snowmelt.noise import Gaussian, Poisson, PoissonGaussian, SaltAndPepper
 
@@ -173,8 +173,8 @@ def score(clean: list[Picture], denoised: list[Picture]) -> float:
 def follow(noisy: Picture, model: denoiser.Denoiser) -> tuple[str, Picture]:
     """What `snowmelt inspect` says first to this image, done; and its name."""
     found = diagnosis.diagnose(noisy, (0, 1))
-    chosen = diagnosis.choose_denoising(found, 1)
-    choice = diagnosis.choose_filter(noisy, found, 1)
+    chosen = advice.choose_denoising(found, 1)
+    choice = advice.choose_filter(noisy, found, 1)
     if chosen:
         image = repaired(noisy) if chosen.repair else noisy
         sigma = chosen.noise or "auto"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from snowmelt import cli, diagnosis, images, modelfile, models
+from snowmelt import advice, cli, diagnosis, images, modelfile, models
 from snowmelt.baselines import FILTERS
 from snowmelt.errors import UserError
 from snowmelt.metrics import psnr
@@ -219,7 +219,7 @@ def test_overexposed_areas_are_not_lone_pixels() -> None:
 def test_the_advised_filter_helps(add: Callable[[Picture, np.random.Generator], Picture]) -> None:
     clean = picture().astype(np.float32)
     noisy = (as_8_bit(add(clean, rng())) / 255).astype(np.float32)
-    chosen = diagnosis.choose_filter(noisy, diagnosis.diagnose(noisy, (0, 1)), 1)
+    chosen = advice.choose_filter(noisy, diagnosis.diagnose(noisy, (0, 1)), 1)
     assert chosen is not None
     name, value = chosen
     better = FILTERS[name].apply(noisy, value)
@@ -227,13 +227,13 @@ def test_the_advised_filter_helps(add: Callable[[Picture, np.random.Generator], 
 
 
 def test_clean_pictures_are_left_alone() -> None:
-    assert diagnosis.choose_filter(picture(), diagnose(picture()), 255) is None
+    assert advice.choose_filter(picture(), diagnose(picture()), 255) is None
 
 
 @pytest.mark.parametrize("kind", diagnosis.KINDS)
 def test_each_command_of_the_advice_exists(kind: str) -> None:
     noise = {"poisson": "poisson:30", "impulse": "salt-and-pepper:0.05"}.get(kind, "gaussian:25")
-    for command in diagnosis.ADVICE[kind].commands:
+    for command in advice.ADVICE[kind].commands:
         program, *arguments = shlex.split(
             command.format(file="scan.tif", flags=" --range 0 9", noise=noise), comments=True
         )
@@ -243,7 +243,7 @@ def test_each_command_of_the_advice_exists(kind: str) -> None:
 
 def test_noise_is_named_as_evaluate_reads_it() -> None:
     found = diagnose(Poisson(60)(picture(), rng()))
-    named = parse(str(diagnosis.name_noise(found, 255)))
+    named = parse(str(advice.name_noise(found, 255)))
     assert isinstance(named, Poisson)
     assert named.peak == pytest.approx(60, rel=PROMISED)
 
@@ -256,7 +256,7 @@ def test_of_photons_above_a_black_of_their_own_the_model_is_told_nothing(black: 
     assert found.curve.begins_above() is (black > 0)
     assert not found.curve.begins_above(black)
     for low, told in ((0, black == 0), (black, True)):
-        chosen = diagnosis.choose_denoising(found, 200 - low, low)
+        chosen = advice.choose_denoising(found, 200 - low, low)
         assert chosen is not None
         assert (chosen.noise is not None) is told
 
@@ -341,7 +341,7 @@ def test_commands_say_the_range_again(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("peak", [20, 400, 3000])
 def test_noise_of_any_strength_is_named_as_evaluate_reads_it(peak: int) -> None:
     found = diagnose(PoissonGaussian(peak, 6 / 255)(picture(), rng()))
-    named = str(diagnosis.name_noise(found, 255))
+    named = str(advice.name_noise(found, 255))
     assert "e" not in named.partition(":")[2]
     parse(named)
 
@@ -373,7 +373,7 @@ def test_strong_coarse_noise_is_told_from_texture(
 def test_read_noise_is_that_in_black() -> None:
     noisy = PoissonGaussian(60, 10 / 255)(picture().astype(np.float32), rng())
     found = diagnosis.diagnose(500 + 3000 * noisy, (500, 3500))
-    named = parse(str(diagnosis.name_noise(found, 3000, 500)))
+    named = parse(str(advice.name_noise(found, 3000, 500)))
     assert getattr(named, "sigma", 0.0) == pytest.approx(10 / 255, abs=10 / 255)
     assert isinstance(named, Poisson | PoissonGaussian)
 

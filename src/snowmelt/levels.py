@@ -24,11 +24,8 @@ from snowmelt.tiles import Window
 Picture: TypeAlias = NDArray[np.float32]
 
 AUTO = "auto"
-KINDS = (
-    noise.Gaussian,
-    noise.Poisson,
-    noise.PoissonGaussian,
-)  # the variance is a line over brightness
+# Kinds whose variance is a line over brightness.
+KINDS = (noise.Gaussian, noise.Poisson, noise.PoissonGaussian)
 # Of the blur that makes a brightness of noisy values: standard deviation and radius in pixels. 50 of them
 # count, so photons at a tenth of 30 at white leave 8 percent of the level uncertain.
 BLUR, BLUR_REACH = 2.0, 6

@@ -32,10 +32,8 @@ if TYPE_CHECKING:
 
 FORMAT = 2  # 2 brought the key "told"
 HEADER_KEY = "snowmelt"
-ARCHITECTURES = (
-    "recipe-cnn",
-    "unet",
-)  # The keys of models.MODELS, which cannot be asked without torch.
+# The keys of models.MODELS, which cannot be asked without torch.
+ARCHITECTURES = ("recipe-cnn", "unet")
 CREATED_WITH = f"snowmelt {__version__}"
 INPUTS = ("image", "noise_level")
 OUTPUT = "denoised"

@@ -34,9 +34,8 @@ from snowmelt.results import FILTER, MODEL, NOTHING, finite
 
 Content = dict[str, Any]
 
-BUDGET = (
-    6_500_000  # bytes of all PNGs; in base64 they are a third more, and the page stays under 10 MB
-)
+# Bytes of all PNGs; in base64 they are a third more, and the page stays under 10 MB.
+BUDGET = 6_500_000
 MAX_PICTURES, MAX_TAKES = 12, 13
 MAX_PAGE_NUMBERS = 5  # on top
 FULL_COLOUR = 0.25  # autocorrelation that gets the full colour

@@ -141,7 +141,7 @@ class _Seen:
     @functools.cached_property
     def filter(self) -> tuple[str, float] | None:
         """The advised filter and its parameter for the image scaled to [0, 1]."""
-        from snowmelt.diagnosis import choose_filter
+        from snowmelt.advice import choose_filter
 
         channel = self.pixels[..., list(self.found).index(self._worst)]
         scaled = (channel.astype("float32") - self.value_range[0]) / self.span
@@ -316,8 +316,8 @@ def _kind(found: Findings) -> str:
 
 def _advice(seen: _Seen) -> list[str]:
     """Why, which filter as a line of Python, and what to type."""
+    from snowmelt.advice import ADVICE
     from snowmelt.baselines import FILTERS
-    from snowmelt.diagnosis import ADVICE
 
     words = textwrap.wrap(ADVICE[seen.worst.kind].why, 88)
     lines = [f"{'' if index else 'advice':<11} {line}" for index, line in enumerate(words)]
@@ -330,7 +330,7 @@ def _advice(seen: _Seen) -> list[str]:
 
 
 def _commands(seen: _Seen) -> list[str]:
-    from snowmelt.diagnosis import ADVICE, name_noise
+    from snowmelt.advice import ADVICE, name_noise
 
     noise = name_noise(seen.worst, seen.span, seen.value_range[0])
     fields = {"file": shlex.quote(seen.path), "flags": seen.flags, "noise": noise}
@@ -341,7 +341,7 @@ def _commands(seen: _Seen) -> list[str]:
 def _shipped(seen: _Seen) -> list[str]:
     """The command for the model that ships, if there is one and it is any good against such noise."""
     from snowmelt import zoo
-    from snowmelt.diagnosis import choose_denoising
+    from snowmelt.advice import choose_denoising
 
     chosen = choose_denoising(seen.worst, seen.span, seen.value_range[0])
     if chosen is None or not zoo.shipped():
@@ -364,7 +364,7 @@ def _asked(seen: _Seen, told: str | None) -> str:
 
 def _facts(seen: _Seen) -> dict[str, Any]:
     """What is printed, for programs."""
-    from snowmelt.diagnosis import ADVICE, name_noise
+    from snowmelt.advice import ADVICE, name_noise
 
     layout, worst = seen.image.layout, seen.worst
     return {
