@@ -10,7 +10,7 @@ FLOORS = [
     {"errors", "files"},
     {"images", "metrics", "noise", "processor", "recipe", "shapes", "tiles", "onnxfile", "zoo"},
     {"baselines", "data", "finding", "footprint", "models", "optimizers", "photos", "results"},
-    {"board", "cases", "diagnosis", "export", "figures"},
+    {"board", "cases", "checkpoint", "diagnosis", "export", "figures"},
     {"advice", "defects", "levels", "looks", "modelfile", "sources"},
     {"keras_import", "samples"},
     {"parallel"},

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from snowmelt import looks, modelfile, training
+from snowmelt import checkpoint, looks, modelfile, training
 from snowmelt.data import read_dataset
 from snowmelt.errors import UserError
 from snowmelt.recipe import Optimizer, Recipe, from_dict
@@ -174,7 +174,7 @@ def test_kill_at_any_moment_loses_at_most_an_epoch(tmp_path: Path) -> None:
     assert state["step"] == 6 * len(state["rows"])
     finish = from_dict({"training": {"epochs": 400}}, base=recipe)
     run = Run.prepare(replace(finish, data=replace(finish.data, sha256="")), folder, quiet=True)
-    training.restore(run.state, folder / "last.ckpt", run.recipe)
+    checkpoint.restore(run.state, folder / "last.ckpt", run.recipe)
     assert run.state.step == state["step"]
 
 
@@ -321,7 +321,7 @@ def test_after_a_loss_that_is_no_number_it_goes_on_from_the_last_good_state(
     assert (run.state.setbacks, run.state.rate_factor) == (1, 0.3)
     assert run.state.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.3e-3)
     restored = Run.prepare(run.recipe, run.folder, quiet=True)
-    training.restore(restored.state, run.folder / "last.ckpt", run.recipe)
+    checkpoint.restore(restored.state, run.folder / "last.ckpt", run.recipe)
     assert restored.state.rate_factor == 0.3
 
 

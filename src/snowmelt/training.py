@@ -5,7 +5,7 @@ run that was stopped ends with the same weights, bit for bit, as one that was no
 threads).
 
 A run folder holds `recipe.toml`, `log.jsonl` (a row an epoch), `model.onnx`, `last.ckpt` (the resumable
-state, private to this module), `curves.png`, `pair.png`, `photos.png`, `epoch-NNN.png`, and the numbers
+state, see `checkpoint`), `curves.png`, `pair.png`, `photos.png`, `epoch-NNN.png`, and the numbers
 behind the pictures (module `looks`). Each file appears whole or not at all.
 
 Shapes: B batch, H height, W width; pictures are (B, 1, H, W) float32 in [0, 1].
@@ -20,10 +20,8 @@ import math
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +30,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
 from snowmelt import (
     board,
+    checkpoint,
     figures,
     looks,
     modelfile,
@@ -48,6 +46,7 @@ from snowmelt import (
     zoo,
 )
 from snowmelt import recipe as recipes
+from snowmelt.checkpoint import State
 from snowmelt.data import Dataset, check_sha256, fetch, is_url, read_dataset
 from snowmelt.errors import UserError
 from snowmelt.files import replacing
@@ -59,7 +58,6 @@ from snowmelt.shapes import write_dataset
 
 LEVELS = (1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 18.0, 25.0, 35.0, 50.0)  # of 255, that are tried
 PSNR_PROTOCOL = "mean over the pictures of PSNR, output clipped to [0, 1], data range 1"
-STATE_FORMAT = 2
 LEFT_BY_A_RUN = (
     "epoch-[0-9]*.png", "epoch-[0-9]*.npz", "pictures.npz", "curves.png", "pair.png", "photos.png",
     "last.ckpt", "model.onnx", "scores.json", "report.html",
@@ -67,32 +65,7 @@ LEFT_BY_A_RUN = (
 LOSSES: dict[str, Callable[..., Tensor]] = {"mse": functional.mse_loss, "l1": functional.l1_loss}
 SMALLER, MOST_SETBACKS = 0.3, 3  # after a loss that is no number, or
 BLOWN_UP = 10  # times as large as in the epoch before
-COUNTERS = (
-    "step", "epoch_loss", "epoch_seconds", "epoch_pictures", "setbacks", "rate_factor", "best", "rows",
-)  # fmt: skip
 Picture = NDArray[np.float32]
-
-
-@dataclass
-class State:
-    """All that changes while training; what `last.ckpt` holds."""
-
-    network: Network
-    optimizers: list[torch.optim.Optimizer]
-    mean: AveragedModel | None = None  # of the weights
-    step: int = 0
-    epoch_loss: float = 0.0  # sum over the pictures seen in the epoch under way
-    epoch_seconds: float = 0.0
-    epoch_pictures: int = 0
-    setbacks: int = 0
-    rate_factor: float = 1.0
-    best: dict[str, Any] = field(default_factory=dict)  # epoch, psnr, network: its weights
-    rows: list[dict[str, float]] = field(default_factory=list)
-
-    @property
-    def result(self) -> Network:
-        """The network that is scored and kept."""
-        return self.network if self.mean is None else self.mean.module  # type: ignore[return-value]
 
 
 def train(recipe: Recipe, folder: Path, *, quiet: bool = False, force: bool = False) -> bool:
@@ -133,7 +106,7 @@ def resume(folder: Path, *, quiet: bool = False) -> bool:
     with parallel.ranks() as share:
         recipe = recipes.read(str(folder / "recipe.toml"))
         run = Run.prepare(recipe, folder, quiet=quiet, share=share)
-        restore(run.state, folder / "last.ckpt", run.recipe)
+        checkpoint.restore(run.state, folder / "last.ckpt", run.recipe)
         return run.go()
 
 
@@ -274,7 +247,7 @@ class Run:
         self.error = LOSSES[recipe.training.loss]
         self.steps = chosen.steps * recipe.training.epochs
         self.trained: nn.Module = parallel.together(state.network, share)
-        self._good = self._before = content(state)
+        self._good = self._before = state.content()
         self.board: board.Board = board.NoBoard()
 
     @classmethod
@@ -401,7 +374,7 @@ class Run:
                 f"{where}, and smaller steps did not help; try a smaller one, such as --lr {lr / 10:g}. "
                 f"{self.folder} holds the last good state"
             )
-        fill(state, self._good)
+        state.fill(self._good)
         self._good = self._before  # the last step before may have done the harm
         state.setbacks, state.rate_factor = setbacks, factor
         _say(
@@ -431,7 +404,7 @@ class Run:
             weights = copy.deepcopy(state.result.state_dict())
             state.best = {"epoch": epoch, "psnr": row["psnr"], "network": weights}
         state.epoch_loss, state.epoch_seconds, state.epoch_pictures = 0.0, 0.0, 0
-        self._before, self._good = self._good, content(state)
+        self._before, self._good = self._good, state.content()
         if not self.leads:
             return
         rate = state.optimizers[0].param_groups[0]["lr"]
@@ -499,7 +472,7 @@ class Run:
         rows = "".join(json.dumps(row) + "\n" for row in self.state.rows)
         with replacing(self.folder / "log.jsonl") as part:
             part.write_text(rows, encoding="utf-8")
-        store(self.state, self.folder / "last.ckpt", self.recipe)
+        checkpoint.store(self.state, self.folder / "last.ckpt", self.recipe)
 
     def export(self) -> None:
         """Write the model file."""
@@ -570,55 +543,6 @@ def _seen(picture: NoisyPhoto) -> looks.Seen:
 def _plain(picture: Tensor) -> Picture:
     """(C, H, W) as a picture to look at: (H, W, 3) where it is colour, else its first channel (H, W)."""
     return picture.movedim(0, -1).numpy() if len(picture) == 3 else picture[0].numpy()
-
-
-def content(state: State) -> dict[str, Any]:
-    """A copy of a state as plain values."""
-    values = {name: getattr(state, name) for name in COUNTERS} | {
-        "network": state.network.state_dict(),
-        "optimizers": [each.state_dict() for each in state.optimizers],
-        "mean": None if state.mean is None else state.mean.state_dict(),
-    }
-    return copy.deepcopy(values)
-
-
-def fill(state: State, values: dict[str, Any]) -> None:
-    """Put a state back to what `content` gave."""
-    values = copy.deepcopy(values)
-    state.network.load_state_dict(values["network"])
-    for each, known in zip(state.optimizers, values["optimizers"], strict=True):
-        each.load_state_dict(known)
-    if state.mean is not None:
-        state.mean.load_state_dict(values["mean"])
-    for name in COUNTERS:
-        setattr(state, name, values[name])
-
-
-def store(state: State, path: Path, recipe: Recipe) -> None:
-    """Write the resumable state, atomically."""
-    values = {"format": STATE_FORMAT, "recipe": recipes.to_dict(recipe), **content(state)}
-    with replacing(path) as part:
-        torch.save(values, part)
-
-
-def restore(state: State, path: Path, recipe: Recipe) -> None:
-    """Read a resumable state back; ``weights_only`` keeps a stranger's file from running code."""
-    try:
-        with warnings.catch_warnings(action="error"):
-            values: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        form, known = values["format"], values["recipe"]
-    except Exception as error:  # a damaged pickle fails in every way there is
-        raise UserError(
-            f"{path}: not a state that a run can resume from ({error}); train anew with --force"
-        ) from error
-    if form != STATE_FORMAT:
-        raise UserError(f"{path}: state format {form}; this version reads {STATE_FORMAT}")
-    if known != recipes.to_dict(recipe):
-        raise UserError(
-            f"{path.parent}: recipe.toml is not the one this run began with; put it back, or train anew "
-            "into another folder"
-        )
-    fill(state, values)
 
 
 @contextmanager
