@@ -12,21 +12,9 @@ from snowmelt.errors import UserError
 from snowmelt.levels import Line
 from snowmelt.noise import parse
 from snowmelt.recipe import Training, from_dict
-from snowmelt.samples import (
-    LEAST_LEVEL,
-    Ahead,
-    Batch,
-    BlindSpot,
-    CropSamples,
-    Levels,
-    Noised,
-    Recorrupted,
-    Share,
-    StackSamples,
-    Twins,
-    prepare,
-)
+from snowmelt.samples import Ahead, Batch, CropSamples, Share, StackSamples, prepare
 from snowmelt.sources import Paired, Pictures
+from snowmelt.supervision import LEAST_LEVEL, BlindSpot, Levels, Noised, Recorrupted, Twins
 
 # --- pairs in memory
 

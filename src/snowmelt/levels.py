@@ -72,7 +72,7 @@ class Line:
         """New noise for a noisy picture (h, w, C), of which ``part`` times is to be added.
 
         What is counted comes in steps of ``gain / part``: so all cumulants of both noises, theirs and this
-        one's, cancel where `samples.Recorrupted` needs it, not only the variances.
+        one's, cancel where `supervision.Recorrupted` needs it, not only the variances.
         """
         variance = self._variance(seen)
         gain, floor = (np.array(each, np.float32) for each in (self.gain, self.floor))

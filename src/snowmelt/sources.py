@@ -57,6 +57,12 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.stored)
 
+    @property
+    def title(self) -> str:
+        """The first name, and how many more there are."""
+        more = len(self) - 1
+        return f"{self.names[0]} and {more} more" if more else self.names[0]
+
     @cached_property
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """Height and width of each."""

@@ -53,8 +53,9 @@ from snowmelt.files import replacing
 from snowmelt.models import Network, is_finite, summary
 from snowmelt.photos import AS_IT_CAME, ORIGINAL, SECOND_TAKE, NoisyPhoto, read_photos
 from snowmelt.recipe import Recipe
-from snowmelt.samples import USUAL_LEVEL, Ahead, Batch, Samples, Share
+from snowmelt.samples import Ahead, Batch, Samples, Share
 from snowmelt.shapes import write_dataset
+from snowmelt.supervision import USUAL_LEVEL
 
 LEVELS = (1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 18.0, 25.0, 35.0, 50.0)  # of 255, that are tried
 PSNR_PROTOCOL = "mean over the pictures of PSNR, output clipped to [0, 1], data range 1"
