@@ -65,14 +65,19 @@ def chain(channels: int, outputs: int, count: int, width: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def compiled(graph: bytes, precision: str, threads: int) -> Callable[[list[Any]], Any]:
+def compiled(
+    graph: bytes, inputs: list[Any], precision: str, threads: int
+) -> Callable[[list[Any]], Any]:
+    """Compiled for the inputs' shapes, as `engines.OpenVino` does; open shapes cost each call memory anew."""
     core = processor.core()
+    read = core.read_model(graph)
+    read.reshape({place: list(array.shape) for place, array in enumerate(inputs)})
     settings = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
     }
-    model: Callable[[list[Any]], Any] = core.compile_model(core.read_model(graph), "CPU", settings)
+    model: Callable[[list[Any]], Any] = core.compile_model(read, "CPU", settings)
     return model
 
 
@@ -84,9 +89,10 @@ def contenders(options: argparse.Namespace, channels: int) -> dict[str, Callable
     found: dict[str, Callable[[], Any]] = {}
 
     def add(name: str, graph: bytes, count: int) -> None:
+        given = [*inputs.values()][:count]
         for precision in options.precisions:
-            run = compiled(graph, precision, options.threads)
-            found[f"{name} {precision}"] = partial(run, [*inputs.values()][:count])
+            run = compiled(graph, given, precision, options.threads)
+            found[f"{name} {precision}"] = partial(run, given)
 
     for network in (DnCNN(channels), FFDNet(channels)):
         count = 1 if isinstance(network, DnCNN) else 2
