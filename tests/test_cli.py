@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from snowmelt import training
+from snowmelt import checkpoint, training
 from snowmelt.cli import main
 from snowmelt.recipe import read
 from snowmelt.samples import Batch
@@ -169,7 +169,7 @@ def test_a_full_disk_is_told(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(training, "store", full)
+    monkeypatch.setattr(checkpoint, "store", full)
     assert run(*tiny(pairs_file, tmp_path / "run")) == 2
     assert "No space left on device" in capsys.readouterr().err
 
