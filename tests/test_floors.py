@@ -11,7 +11,7 @@ FLOORS = [
     {"images", "metrics", "noise", "processor", "recipe", "shapes", "tiles", "onnxfile", "zoo"},
     {"baselines", "data", "finding", "footprint", "models", "optimizers", "photos", "results"},
     {"board", "cases", "checkpoint", "diagnosis", "export", "figures"},
-    {"advice", "defects", "levels", "looks", "modelfile", "sources"},
+    {"advice", "cameras", "defects", "levels", "looks", "modelfile", "sources"},
     {"keras_import", "supervision"},
     {"samples"},
     {"parallel"},

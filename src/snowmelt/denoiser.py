@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from snowmelt import engines, levels, modelfile, tiles, zoo
+from snowmelt import cameras, engines, levels, modelfile, tiles, zoo
 from snowmelt.errors import UserError, nearest
 from snowmelt.images.base import Array, Image, Layout
 from snowmelt.modelfile import Header, ModelFile
@@ -160,8 +160,9 @@ class Denoiser:
         *,
         tile: int | None = None,
         colour: Callable[[], Denoiser] | None = None,
+        trial: Callable[[], Denoiser] | None = None,
     ) -> None:
-        self._load_colour = colour
+        self._load_colour, self._load_trial = colour, trial
         self.model = model
         self.engine = engine
         self.tile = _largest_tile(model.header, engine) if tile is None else tile
@@ -181,6 +182,22 @@ class Denoiser:
     def _colour(self) -> Denoiser:
         assert self._load_colour is not None
         return self._load_colour()
+
+    def camera_level(self, pixels: NDArray[np.float32]) -> float:
+        """The noise level of a camera's picture (H, W, 3), black 0 and white 1; see `cameras.level`."""
+        if self._load_trial is None or not np.isfinite(pixels).all():
+            return 0.0
+        trial = self._trial
+
+        def denoise(picture: NDArray[np.float32], level: float) -> NDArray[np.float32]:
+            return trial(picture, sigma=level, value_range=(0, 1), channel_axis=-1)
+
+        return cameras.level(pixels, denoise)
+
+    @cached_property
+    def _trial(self) -> Denoiser:
+        assert self._load_trial is not None
+        return self._load_trial()
 
     def __call__(
         self,
@@ -271,13 +288,20 @@ def load(
         UserError: if there is no such model, or the file is no good, or the device is not there.
     """
 
-    def make(path: Path, colour: Callable[[], Denoiser] | None = None) -> Denoiser:
+    def make(
+        path: Path,
+        colour: Callable[[], Denoiser] | None = None,
+        trial: Callable[[], Denoiser] | None = None,
+    ) -> Denoiser:
         read = modelfile.read(path)
         engine = engines.choose(read, device=device, precision=precision, threads=threads)
-        return Denoiser(read, engine, tile=tile, colour=colour)
+        return Denoiser(read, engine, tile=tile, colour=colour, trial=trial)
+
+    def trial() -> Denoiser:
+        return make(zoo.find_model(cameras.JUDGE, channels=3))
 
     grey, colour = zoo.find_pair(model)
-    return make(grey, None if colour is None else partial(make, colour))
+    return make(grey, None if colour is None else partial(make, colour, trial=trial), trial)
 
 
 def _largest_tile(header: Header, engine: engines.Engine) -> int:
@@ -363,7 +387,8 @@ class _Run:
         if isinstance(noise, str) and noise == levels.AUTO and header.told:
             noise = header.told
         # Measured before the first band is asked for, so that a file is still untouched if it fails.
-        self.level = self._find_level(noise) if header.conditioned and settings.strength else None
+        told = header.conditioned and settings.strength
+        self.level = self._find_level(denoiser, noise) if told else None
         reach = header.reach + (0 if self.level is None else self.level.reach)
         sides = [
             tiles.fit_tile(length, denoiser.tile, reach, header.multiple)
@@ -375,10 +400,20 @@ class _Run:
         )
         self.not_finite = 0
 
-    def _find_level(self, noise: levels.Noise) -> levels.Level:
+    def _find_level(self, denoiser: Denoiser, noise: levels.Noise) -> levels.Level:
         level = levels.find(noise, self._image, self._scale.low, self._scale.high)
+        if isinstance(noise, str) and noise == levels.AUTO and self._colours == 3:
+            assert isinstance(level, levels.Line)
+            level = self._camera_level(denoiser, level)
         self._groups = [group for group in self._groups if not level.is_zero(group)]
         return level
+
+    def _camera_level(self, denoiser: Denoiser, measured: levels.Line) -> levels.Line:
+        """What was measured; or, where that is little and a camera's noise is found, the level for it."""
+        if measured.at(0.5) >= cameras.WEAKEST:
+            return measured
+        found = denoiser.camera_level(self._scale.to_network(levels.sample(self._image)))
+        return levels.Line((0.0,) * 3, (found**2,) * 3, estimated=True) if found else measured
 
     def bands(self, progress: Callable[[int], object] = lambda _: None) -> Generator[Array]:
         """The result from top to bottom, plane by plane.

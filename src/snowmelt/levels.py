@@ -58,6 +58,11 @@ class Line:
         """Whether there is nothing to be taken away from these channels."""
         return not any(self.gain[channels]) and not any(self.floor[channels])
 
+    def at(self, brightness: float) -> float:
+        """Level at a brightness, 0 black and 1 white: the root mean square of the channels'."""
+        variance = np.array(self.gain) * brightness + self.floor
+        return math.sqrt(np.maximum(variance, self.least).mean())
+
     def over(self, seen: Picture, channels: slice, row: Window, column: Window) -> Picture:
         """Level (h, w) of a window (h, w, C) that shows these channels: the root mean square of theirs."""
         del row, column
@@ -96,10 +101,7 @@ class Line:
                 "no noise that can be told from fine detail; left as it is "
                 "(--sigma LEVEL denoises it; 10 suits cameras' JPEGs whose noise is seen)"
             )
-        black, white = (
-            255 * math.sqrt(np.maximum(np.array(self.gain) * value + self.floor, self.least).mean())
-            for value in (0, 1)
-        )
+        black, white = 255 * self.at(0), 255 * self.at(1)
         text = f"noise level {white:.3g} of 255"
         if any(self.gain):
             text = f"noise level {black:.3g} of 255 in black, {white:.3g} in white"
@@ -201,7 +203,7 @@ def estimate(image: Image, low: float, high: float) -> Line:
         UserError: The image is too small, or holds too little that is finite.
     """
     try:
-        return of_pixels(_sample(image), low, high)
+        return of_pixels(sample(image), low, high)
     except UserError as error:
         raise UserError(f"{error}; or say the level: --sigma, in Python sigma=") from error
 
@@ -220,7 +222,7 @@ def of_pixels(pixels: Array, low: float, high: float) -> Line:
     return Line(gains, floors, least, estimated=True)
 
 
-def _sample(image: Image) -> Array:
+def sample(image: Image) -> Array:
     """Pieces (h, w, C) of the plane in the middle, each row of the image read once; without opacity."""
     layout = image.layout
     across = np.concatenate([np.arange(*piece) for piece in _pieces(layout.width)])
