@@ -167,3 +167,7 @@ def _fit(features: NDArray[np.float64], noisy: NDArray[np.bool_]) -> NDArray[np.
 def _weighed(features: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     weighed: NDArray[np.float64] = features @ weights[:-1] + weights[-1]
     return weighed
+
+
+if __name__ == "__main__":
+    main()
