@@ -49,7 +49,10 @@ def test_coarse_noise_is_taken_away_and_what_has_none_is_left(base, tmp_path, ca
     assert gain > 2
     images.write(tmp_path / "photo.png", noisy)
     assert main(["denoise", str(tmp_path / "photo.png")]) == 0
-    assert "noise level 10 of 255 (estimated)" in capsys.readouterr().err
+    assert (
+        "noise level 10 of 255 (estimated; it is coarse, as cameras leave it)"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("sigma", [0, 1, 3])

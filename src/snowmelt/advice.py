@@ -69,9 +69,10 @@ MAP = (
 ADVICE: Mapping[str, Advice] = {
     "clean": Advice("Leave the image as it is: any denoiser would only cost detail."),
     "compressed": Advice(
-        "Look at it at 200%: if it is clean, leave it. If noise is seen, say how strong: two to three times "
-        "what it looks, for a denoiser of white noise takes coarse blotches for picture. Better still, start "
-        f"from the raw file, or from a JPEG of the highest quality. {BLIND_SPOT}",
+        "Look at it at 200%: if it is clean, leave it. Without --sigma, `denoise` judges by itself whether "
+        "colours show a camera's noise. If it is left, say how strong: two to three times what it looks, for "
+        "a denoiser of white noise takes coarse blotches for picture. Better still, start from the raw file, "
+        f"or from a JPEG of the highest quality. {BLIND_SPOT}",
         commands=(SEEN, PAIRS, DENOISE),
     ),
     "unclear": Advice(

@@ -33,9 +33,10 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 LEAST = 1e-5  # instead of nothing, in ratios
 FAINTEST = 0.5 / 255  # noise that can be seen where a picture is flat
 # Weights of a linear discriminant, fitted by benchmarks/camera_level.py; docs/denoise.md says how good it is.
-WEIGHTS, NONE = (-6.4, 2.1, 28.0), -24.6
+WEIGHTS, NONE = (-8.43, 1.8, 33.53), -28.49
 # The level for the least evidence and for that of ENOUGH.
 WEAKEST, STRONGEST, ENOUGH = 4 / 255, 10 / 255, 1.0
+ORIGIN = "estimated; it is coarse, as cameras leave it"
 
 
 @dataclass(frozen=True)

@@ -413,7 +413,9 @@ class _Run:
         if measured.at(0.5) >= cameras.WEAKEST:
             return measured
         found = denoiser.camera_level(self._scale.to_network(levels.sample(self._image)))
-        return levels.Line((0.0,) * 3, (found**2,) * 3, estimated=True) if found else measured
+        return (
+            levels.Line((0.0,) * 3, (found**2,) * 3, origin=cameras.ORIGIN) if found else measured
+        )
 
     def bands(self, progress: Callable[[int], object] = lambda _: None) -> Generator[Array]:
         """The result from top to bottom, plane by plane.

@@ -24,6 +24,7 @@ from snowmelt.tiles import Window
 Picture: TypeAlias = NDArray[np.float32]
 
 AUTO = "auto"
+ESTIMATED = "estimated"
 # Kinds whose variance is a line over brightness.
 KINDS = (noise.Gaussian, noise.Poisson, noise.PoissonGaussian)
 # Of the blur that makes a brightness of noisy values: standard deviation and radius in pixels. 50 of them
@@ -47,7 +48,7 @@ class Line:
     gain: tuple[float, ...]
     floor: tuple[float, ...]
     least: float = 0.0
-    estimated: bool = False
+    origin: str = ""  # how the level was found, when it was not said
 
     @property
     def reach(self) -> int:
@@ -105,7 +106,7 @@ class Line:
         text = f"noise level {white:.3g} of 255"
         if any(self.gain):
             text = f"noise level {black:.3g} of 255 in black, {white:.3g} in white"
-        return f"{text} (estimated)" if self.estimated else text
+        return f"{text} ({self.origin})" if self.origin else text
 
 
 def _blurred(picture: Picture) -> Picture:
@@ -219,7 +220,7 @@ def of_pixels(pixels: Array, low: float, high: float) -> Line:
     gains = tuple(gain / span for gain, _, _ in lines)
     floors = tuple((gain * low + floor) / span**2 for gain, floor, _ in lines)
     least = min(least for _, _, least in lines) / span**2
-    return Line(gains, floors, least, estimated=True)
+    return Line(gains, floors, least, ESTIMATED)
 
 
 def sample(image: Image) -> Array:

@@ -147,7 +147,7 @@ def _agreed(lines: Sequence[Line]) -> Line | None:
         np.median([getattr(line, part) for line in lines], axis=0)
         for part in ("gain", "floor", "least")
     )
-    common = Line(tuple(map(float, gains)), tuple(map(float, floors)), float(least), estimated=True)
+    common = Line(tuple(map(float, gains)), tuple(map(float, floors)), float(least))
     flat = np.full((1, 1, len(common.gain)), 0.5, np.float32)
     ratios = np.array([line.on(flat).item() / common.on(flat).item() for line in lines])
     return common if np.mean(np.abs(ratios - 1) < AGREE) > 0.5 else None
