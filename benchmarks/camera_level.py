@@ -1,4 +1,4 @@
-"""How the level of cameras' pictures is judged: the weights of `snowmelt.cameras`, and how good they are.
+"""How the level of cameras' pictures is judged: the weights of `snowmelt.trials`, and how good they are.
 
     python benchmarks/camera_level.py
 
@@ -25,7 +25,7 @@ from scipy.optimize import minimize
 from tqdm import tqdm
 
 from quality import DATA
-from snowmelt import cameras, denoiser
+from snowmelt import denoiser, trials
 from snowmelt.metrics import psnr
 
 Pixels = NDArray[np.uint8]
@@ -41,16 +41,16 @@ def main() -> None:
         sys.exit(
             f"{DATA / 'polyu'}: not there; give the folder of images by the variable SNOWMELT_DATA"
         )
-    judge = denoiser.load(cameras.JUDGE)
+    judge = denoiser.load(trials.JUDGE)
 
-    def denoise(picture: cameras.Picture, level: float) -> cameras.Picture:
+    def denoise(picture: trials.Picture, level: float) -> trials.Picture:
         return judge(picture, sigma=level, value_range=(0, 1), channel_axis=-1)
 
     kinds, names, found = [], [], []
     for kind, name, pixels, _ in tqdm(_pictures(), disable=None):
         kinds.append(kind)
         names.append(name)
-        found.append(cameras.measure(_scaled(pixels), denoise))
+        found.append(trials.measure(_scaled(pixels), denoise))
     some = np.array([traces is not None for traces in found])
     features = np.array([traces.features for traces in found if traces is not None])
     noisy = (np.array(kinds) == NOISY)[some]
@@ -67,12 +67,12 @@ def main() -> None:
 
 
 def _summaries(
-    evidence: NDArray[np.float64], denoise: Callable[[cameras.Picture, float], cameras.Picture]
+    evidence: NDArray[np.float64], denoise: Callable[[trials.Picture, float], trials.Picture]
 ) -> Iterator[dict[str, Any]]:
     """Of each kind: how many are told a level; PSNR of the noisy, of the others those that change visibly."""
     scores: dict[str, list[tuple[float, float]]] = {}
     for (kind, _, pixels, truth), value in zip(_pictures(), evidence, strict=True):
-        level = cameras.told(float(value))
+        level = trials.told(float(value))
         seen, clean = _scaled(pixels), _scaled(truth)
         result = np.clip(denoise(seen, level), 0, 1) if level else seen
         before, after = (
@@ -125,8 +125,8 @@ def _pictures() -> Iterator[tuple[str, str, Pixels, Pixels]]:
             yield "photographs reduced by 3", path.name, *2 * (pixels[top:, top:][:SIDE, :SIDE],)
 
 
-def _scaled(pixels: Pixels) -> cameras.Picture:
-    scaled: cameras.Picture = np.divide(pixels, 255, dtype=np.float32)
+def _scaled(pixels: Pixels) -> trials.Picture:
+    scaled: trials.Picture = np.divide(pixels, 255, dtype=np.float32)
     return scaled
 
 

@@ -17,14 +17,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from snowmelt import cameras, engines, levels, modelfile, tiles, zoo
+from snowmelt import engines, levels, modelfile, tiles, trials, zoo
 from snowmelt.errors import UserError, nearest
 from snowmelt.images.base import Array, Image, Layout
 from snowmelt.modelfile import Header, ModelFile
@@ -160,7 +160,7 @@ class Denoiser:
         *,
         tile: int | None = None,
         colour: Callable[[], Denoiser] | None = None,
-        trial: Callable[[], Denoiser] | None = None,
+        trial: Callable[[int], Denoiser] | None = None,
     ) -> None:
         self._load_colour, self._load_trial = colour, trial
         self.model = model
@@ -183,21 +183,22 @@ class Denoiser:
         assert self._load_colour is not None
         return self._load_colour()
 
-    def camera_level(self, pixels: NDArray[np.float32]) -> float:
-        """The noise level of a camera's picture (H, W, 3), black 0 and white 1; see `cameras.level`."""
-        if self._load_trial is None or not np.isfinite(pixels).all():
-            return 0.0
-        trial = self._trial
+    def judge(
+        self, measured: levels.Line, channels: slice, pixels: Callable[[], trials.Picture]
+    ) -> levels.Line:
+        """What was measured; or what a model that ships says on trial, see `trials.judge`."""
+        if self._load_trial is None:
+            return measured
 
-        def denoise(picture: NDArray[np.float32], level: float) -> NDArray[np.float32]:
-            return trial(picture, sigma=level, value_range=(0, 1), channel_axis=-1)
+        def denoise(picture: trials.Picture, level: float) -> trials.Picture:
+            return self._trial(picture, sigma=level, value_range=(0, 1), channel_axis=-1)
 
-        return cameras.level(pixels, denoise)
+        return trials.judge(measured, channels, pixels, denoise)
 
     @cached_property
     def _trial(self) -> Denoiser:
         assert self._load_trial is not None
-        return self._load_trial()
+        return self._load_trial(self.header.channels)
 
     def __call__(
         self,
@@ -291,14 +292,14 @@ def load(
     def make(
         path: Path,
         colour: Callable[[], Denoiser] | None = None,
-        trial: Callable[[], Denoiser] | None = None,
+        trial: Callable[[int], Denoiser] | None = None,
     ) -> Denoiser:
         read = modelfile.read(path)
         engine = engines.choose(read, device=device, precision=precision, threads=threads)
         return Denoiser(read, engine, tile=tile, colour=colour, trial=trial)
 
-    def trial() -> Denoiser:
-        return make(zoo.find_model(cameras.JUDGE, channels=3))
+    def trial(channels: int) -> Denoiser:
+        return make(zoo.find_model(trials.JUDGE, channels=channels))
 
     grey, colour = zoo.find_pair(model)
     return make(grey, None if colour is None else partial(make, colour, trial=trial), trial)
@@ -402,20 +403,20 @@ class _Run:
 
     def _find_level(self, denoiser: Denoiser, noise: levels.Noise) -> levels.Level:
         level = levels.find(noise, self._image, self._scale.low, self._scale.high)
-        if isinstance(noise, str) and noise == levels.AUTO and self._colours == 3:
+        if isinstance(noise, str) and noise == levels.AUTO:
             assert isinstance(level, levels.Line)
-            level = self._camera_level(denoiser, level)
+            level = self._judged(denoiser, level)
         self._groups = [group for group in self._groups if not level.is_zero(group)]
         return level
 
-    def _camera_level(self, denoiser: Denoiser, measured: levels.Line) -> levels.Line:
-        """What was measured; or, where that is little and a camera's noise is found, the level for it."""
-        if measured.at(0.5) >= cameras.WEAKEST:
-            return measured
-        found = denoiser.camera_level(self._scale.to_network(levels.sample(self._image)))
-        return (
-            levels.Line((0.0,) * 3, (found**2,) * 3, origin=cameras.ORIGIN) if found else measured
-        )
+    def _judged(self, denoiser: Denoiser, measured: levels.Line) -> levels.Line:
+        @cache
+        def sample() -> trials.Picture:
+            return self._scale.to_network(levels.sample(self._image))
+
+        for group in self._groups:
+            measured = denoiser.judge(measured, group, sample)
+        return measured
 
     def bands(self, progress: Callable[[int], object] = lambda _: None) -> Generator[Array]:
         """The result from top to bottom, plane by plane.

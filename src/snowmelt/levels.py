@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -48,6 +48,8 @@ class Line:
     gain: tuple[float, ...]
     floor: tuple[float, ...]
     least: float = 0.0
+    # Level of each channel that was taken for texture, if it is noise after all; empty: of none.
+    doubt: tuple[float, ...] = ()
     origin: str = ""  # how the level was found, when it was not said
 
     @property
@@ -59,10 +61,20 @@ class Line:
         """Whether there is nothing to be taken away from these channels."""
         return not any(self.gain[channels]) and not any(self.floor[channels])
 
-    def at(self, brightness: float) -> float:
+    def at(self, brightness: float, channels: slice = slice(None)) -> float:
         """Level at a brightness, 0 black and 1 white: the root mean square of the channels'."""
-        variance = np.array(self.gain) * brightness + self.floor
+        variance = np.array(self.gain[channels]) * brightness + self.floor[channels]
         return math.sqrt(np.maximum(variance, self.least).mean())
+
+    def without_doubt(self, channels: slice) -> Line:
+        """The same, where what was taken for texture in these channels is noise."""
+        if not any(self.doubt[channels]):
+            return self
+        doubt = np.array(self.doubt)
+        floor = np.array(self.floor)
+        floor[channels] += np.square(doubt[channels])
+        doubt[channels] = 0
+        return replace(self, floor=tuple(map(float, floor)), doubt=tuple(map(float, doubt)))
 
     def over(self, seen: Picture, channels: slice, row: Window, column: Window) -> Picture:
         """Level (h, w) of a window (h, w, C) that shows these channels: the root mean square of theirs."""
@@ -217,10 +229,10 @@ def of_pixels(pixels: Array, low: float, high: float) -> Line:
         _measured(diagnosis.as_plane(pixels[..., channel]), visible)
         for channel in range(pixels.shape[-1])
     ]
-    gains = tuple(gain / span for gain, _, _ in lines)
-    floors = tuple((gain * low + floor) / span**2 for gain, floor, _ in lines)
-    least = min(least for _, _, least in lines) / span**2
-    return Line(gains, floors, least, ESTIMATED)
+    gains = tuple(gain / span for gain, *_ in lines)
+    floors = tuple((gain * low + floor) / span**2 for gain, floor, *_ in lines)
+    least = min(least for _, _, least, _ in lines) / span**2
+    return Line(gains, floors, least, tuple(doubt / span for *_, doubt in lines), ESTIMATED)
 
 
 def sample(image: Image) -> Array:
@@ -250,20 +262,21 @@ def _visible(sample: Array, span: float) -> float:
     return min(span, float(np.ptp(finite))) if finite.size else span
 
 
-def _measured(plane: Plane, span: float) -> tuple[float, float, float]:
-    """Gain, floor and least value of the variance, in the image's units."""
+def _measured(plane: Plane, span: float) -> tuple[float, float, float, float]:
+    """Gain, floor and least value of the variance, and the level in doubt, in the image's units."""
     limits = diagnosis.find_limits(plane)
     curve = diagnosis.measure_curve(plane, limits)
     if curve.level < CLEAN * span:
-        return 0.0, 0.0, 0.0
+        return 0.0, 0.0, 0.0, 0.0
     spectrum = diagnosis.measure_spectrum(plane, limits, curve)
-    if spectrum.uneven > UNEVEN and (spectrum.down + spectrum.across) / 2 > TEXTURE:
-        return 0.0, 0.0, 0.0
-    if _counts_photons(curve) and not spectrum.correlated:
-        return curve.gain[0], curve.floor[0], float(curve.variance.min())
     # Noise is in the flattest blocks as elsewhere; what is not there was texture.
     level = min(curve.sigma, FLATTEST_TOO * spectrum.level)
-    return 0.0, level**2 if level > CLEAN * span else 0.0, 0.0
+    level = level if level > CLEAN * span else 0.0
+    if spectrum.uneven > UNEVEN and (spectrum.down + spectrum.across) / 2 > TEXTURE:
+        return 0.0, 0.0, 0.0, level
+    if _counts_photons(curve) and not spectrum.correlated:
+        return curve.gain[0], curve.floor[0], float(curve.variance.min()), 0.0
+    return 0.0, level**2, 0.0, 0.0
 
 
 def _counts_photons(curve: Curve) -> bool:

@@ -5,12 +5,12 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 import snowmelt
-from snowmelt import cameras, images
+from snowmelt import images, levels, trials
 from snowmelt.cli import main
 from snowmelt.metrics import psnr
 
 from .conftest import data_folder
-from .test_levels import scene
+from .test_levels import Pixels, scene
 
 
 def photo() -> np.ndarray:
@@ -55,26 +55,32 @@ def test_coarse_noise_is_taken_away_and_what_has_none_is_left(base, tmp_path, ca
     )
 
 
+def camera_level(base, picture):
+    """What is told of a camera's picture (H, W, 3), if nothing was measured; 0 if nothing is."""
+    nothing = levels.Line((0.0,) * 3, (0.0,) * 3)
+    return base.for_channels(3).judge(nothing, slice(0, 3), lambda: picture).at(0.5)
+
+
 @pytest.mark.parametrize("sigma", [0, 1, 3])
 def test_white_noise_is_not_a_cameras(base, sigma):
     picture = photo() + np.random.default_rng(0).normal(0, sigma / 255, (320, 320, 3))
-    assert base.for_channels(3).camera_level(in_8_bits(picture) / np.float32(255)) == 0
+    assert camera_level(base, in_8_bits(picture) / np.float32(255)) == 0
 
 
 def test_what_is_not_finite_or_too_small_is_not_judged(base):
     noisy = photo() + coarse_noise()
-    judge = base.for_channels(3).camera_level
-    assert judge(noisy) > 0
-    assert judge(noisy[:48, :48]) == 0  # nine blocks
+    assert camera_level(base, noisy) > 0
+    assert camera_level(base, noisy[:48, :48]) == 0  # nine blocks
     noisy[5, 5] = np.nan
-    assert judge(noisy) == 0
+    assert camera_level(base, noisy) == 0
 
 
 def test_a_level_that_is_said_or_measured_stands(base, monkeypatch):
     def refuse(*_):
         raise AssertionError("asked")
 
-    monkeypatch.setattr(cameras, "level", refuse)
+    monkeypatch.setattr(trials, "camera_level", refuse)
+    monkeypatch.setattr(trials, "is_white", refuse)
     noisy = photo() + np.random.default_rng(0).normal(0, 20 / 255, (320, 320, 3))
     base(in_8_bits(noisy), channel_axis=-1)
     base(in_8_bits(noisy)[..., 0])
@@ -83,11 +89,35 @@ def test_a_level_that_is_said_or_measured_stands(base, monkeypatch):
         base(in_8_bits(photo()), channel_axis=-1)
 
 
+def gravel():
+    """Texture all over, as fine as `levels` meets it on photographs, uneven, 0.2 to 0.8; (320, 320)."""
+    random = np.random.default_rng(1)
+    fine = gaussian_filter(random.normal(0, 1, (320, 320)), 0.8)
+    strength = np.exp(gaussian_filter(random.normal(0, 1, (320, 320)), 12) * 12)
+    return (0.5 + 0.06 * np.clip(fine / fine.std() * strength, -5, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_noise_on_texture_all_over_is_told_from_texture(base, colours):
+    texture = np.stack([gravel()] * colours, axis=-1)
+    noise = np.random.default_rng(0).normal(0, 10 / 255, texture.shape)
+    for picture, expected in ((texture, 0), (texture + noise, 10)):
+        stored = in_8_bits(picture)
+        measured = levels.estimate(Pixels(stored[None]), 0, 255)
+        assert measured.is_zero(slice(None))
+        assert all(255 * doubt > 2 for doubt in measured.doubt)
+        network = base.for_channels(colours)
+        judged = measured
+        for group in (slice(0, 3),) if colours == 3 else (slice(0, 1),):
+            judged = network.judge(judged, group, lambda stored=stored: stored / np.float32(255))
+        assert 255 * judged.at(0.5) == pytest.approx(expected, rel=0.2)
+
+
 def taking(taken, more):
     """A network that takes this, and more times that when it is told twice the level."""
 
     def denoise(picture, level):
-        return picture - taken * (1 if level == cameras.TRIAL else more)
+        return picture - taken * (1 if level == trials.TRIAL else more)
 
     return denoise
 
@@ -97,15 +127,15 @@ def test_noise_is_what_a_network_takes_once_and_coarsely():
     random = np.random.default_rng(0)
     coarse, white = coarse_noise(), random.normal(0, 3 / 255, flat.shape).astype(np.float32)
     noisy = flat + coarse
-    assert cameras.level(noisy, taking(coarse, 1.05)) == pytest.approx(cameras.STRONGEST)
-    assert cameras.level(noisy, taking(coarse, 3)) == 0  # the more is told, the more it takes
-    assert cameras.level(flat + white, taking(white, 1.05)) == 0
+    assert trials.camera_level(noisy, taking(coarse, 1.05)) == pytest.approx(trials.STRONGEST)
+    assert trials.camera_level(noisy, taking(coarse, 3)) == 0  # the more is told, the more it takes
+    assert trials.camera_level(flat + white, taking(white, 1.05)) == 0
     rough = flat + 30 * white  # where much more is left than was taken
-    assert cameras.level(rough, taking(coarse, 1.05)) == 0
-    assert cameras.measure(noisy, taking(coarse / 20, 1.05)) is None  # too faint to be seen
-    assert cameras.measure(0 * noisy, taking(coarse, 1.05)) is None  # black
-    assert cameras.told(0) == 0
-    assert cameras.WEAKEST < cameras.told(0.5) < cameras.STRONGEST
+    assert trials.camera_level(rough, taking(coarse, 1.05)) == 0
+    assert trials.measure(noisy, taking(coarse / 20, 1.05)) is None  # too faint to be seen
+    assert trials.measure(0 * noisy, taking(coarse, 1.05)) is None  # black
+    assert trials.told(0) == 0
+    assert trials.WEAKEST < trials.told(0.5) < trials.STRONGEST
 
 
 def test_polyus_pictures_get_better_and_their_means_stay(base):
