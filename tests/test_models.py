@@ -5,6 +5,7 @@ import torch
 
 from snowmelt.errors import UserError
 from snowmelt.models import (
+    BLOCKS,
     MODELS,
     Network,
     RecipeCNN,
@@ -86,14 +87,36 @@ def test_bad_configurations_are_named(config: dict[str, Any], message: str) -> N
         build("recipe-cnn", config)
 
 
+def test_an_unknown_block_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'separable'"):
+        UNet([4, 8], [1, 1], block="seperable")
+
+
 def test_an_unknown_architecture_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'recipe-cnn'"):
         build("recipe-cn", {})
 
 
-def test_a_grown_network_begins_as_it_was_and_learns_in_its_new_blocks() -> None:
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("blocks", [[1, 1], [2, 1], [1, 2]])
+def test_a_u_net_sees_as_far_as_it_promises(block: str, blocks: list[int]) -> None:
+    network = UNet([4, 4], blocks, block=block)
+    for weights in network.parameters():
+        torch.nn.init.constant_(weights, 0.1)  # keeps every ReLU alive
+    image = torch.rand(1, 1, 96, 96, requires_grad=True)
+    output = network(image, torch.full((1, 1, 96, 96), 0.1))
+    farthest = 0
+    for place in range(48, 48 + network.multiple):
+        (slope,) = torch.autograd.grad(output[0, 0, place, place], image, retain_graph=True)
+        seen = slope[0, 0].nonzero()
+        farthest = max(farthest, int((seen - place).abs().max()))
+    assert network.reach - network.multiple < farthest <= network.reach
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_grown_network_begins_as_it_was_and_learns_in_its_new_blocks(block: str) -> None:
     torch.manual_seed(0)
-    small = UNet([4, 8], [1, 1])
+    small = UNet([4, 8], [1, 1], block=block)
     grown = with_blocks(small, [2, 1])
     assert grown.config == small.config | {"blocks": [2, 1]}
     image, level = torch.rand(1, 1, 16, 16), torch.full((1, 1, 16, 16), 0.1)

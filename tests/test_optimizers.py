@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from snowmelt import optimizers
-from snowmelt.models import RecipeCNN, UNet
+from snowmelt.models import RecipeCNN, SeparableBlock, UNet
 from snowmelt.optimizers import Muon, averaged, learning_rate, orthogonal
 from snowmelt.recipe import Optimizer
 
@@ -69,6 +69,15 @@ def test_muon_takes_the_kernels_inside_and_adamw_all_else() -> None:
     inside = {names[id(weights)] for weights in muon.param_groups[0]["params"]}
     assert outside == {"head.weight", "tail.weight"}
     assert inside | outside == set(names.values())
+    separable = UNet([8, 16], [1, 1], block="separable")
+    _, muon = optimizers.make(separable, Optimizer(name="muon"))
+    around = [
+        each.around.weight for each in separable.modules() if isinstance(each, SeparableBlock)
+    ]
+    taken = {id(weights) for weights in muon.param_groups[0]["params"]}
+    assert len(around) == 3
+    assert not taken & {id(weights) for weights in around}
+    assert len(taken) == len(list(separable.parameters())) - 2 - 3
     chain = RecipeCNN()
     outer, muon = optimizers.make(chain, Optimizer(name="muon"))
     counts = [len(each.param_groups[0]["params"]) for each in (outer, muon)]

@@ -90,13 +90,15 @@ def make(
 ) -> list[torch.optim.Optimizer]:
     """The optimizers, each for its part of the weights; Adam's epsilon is Keras's 1e-7, as in the tutorial.
 
-    Muon takes the kernels inside; AdamW, as its authors advise, the first and last layer and all else.
+    Muon takes the kernels inside; AdamW, as its authors advise, the first and last layer and all else: also
+    the kernels of single channels, which mix nothing, so that there is nothing to be orthogonal.
     """
     parameters = list(network.parameters())
     if optimizer.name == "sgd":
         return [torch.optim.SGD(parameters, optimizer.lr, momentum=0.9, fused=True)]
     if optimizer.name == "muon":
-        inner = [each for each in parameters if each.ndim == 4][1:-1]
+        kernels = [each for each in parameters if each.ndim == 4]
+        inner = [each for each in kernels[1:-1] if each.shape[1] > 1]
         chosen = {id(each) for each in inner}
         rest = [each for each in parameters if id(each) not in chosen]
         outer = torch.optim.AdamW(

@@ -25,6 +25,7 @@ LOSSES = ("mse", "l1")
 OPTIMIZERS = ("adam", "adamw", "muon", "sgd")
 SCHEDULES = ("constant", "one-cycle", "trapezoid")
 NETWORKS = ("recipe-cnn", "unet")
+BLOCKS = ("plain", "separable")
 PRECISIONS = ("auto", "bf16", "f32")
 KEEP = ("last", "best")
 SELF_SUPERVISIONS = ("auto", "recorrupted", "blind-spot")
@@ -73,7 +74,8 @@ class Data:
 @dataclass(frozen=True)
 class Network:
     """What is trained: "recipe-cnn", the plain chain of convolutions (the last layer is linear with one
-    channel), or "unet", with ``widths`` and residual ``blocks`` for each level.
+    channel), or "unet", with ``widths`` and residual ``blocks`` for each level; a ``block`` is "plain" or
+    "separable", see `models.UNet`.
 
     ``start`` is a model file to go on from; the network is then that file's, whatever the other keys say, but
     for ``grow``: residual blocks for each level, as many as it has or more.
@@ -86,6 +88,7 @@ class Network:
     kernel_size: int = 3
     activation: str = "relu"
     blocks: tuple[int, ...] = (2, 2, 2)
+    block: str = "plain"
     start: str = ""
     grow: tuple[int, ...] = ()
     told: float = 0.0
@@ -170,6 +173,7 @@ def _check(recipe: Recipe) -> None:
         ("training.keep", training.keep, KEEP),
         ("data.self_supervision", recipe.data.self_supervision, SELF_SUPERVISIONS),
         ("network.architecture", recipe.network.architecture, NETWORKS),
+        ("network.block", recipe.network.block, BLOCKS),
         ("optimizer.name", optimizer.name, OPTIMIZERS),
         ("optimizer.schedule", optimizer.schedule, SCHEDULES),
     ):

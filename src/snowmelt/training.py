@@ -174,7 +174,7 @@ def build_network(recipe: Recipe, channels: int = 1) -> Network:
 def _new(network: recipes.Network, channels: int) -> Network:
     config: dict[str, Any] = {"widths": network.widths, "channels": channels}
     if network.architecture == models.UNet.architecture:
-        config["blocks"] = network.blocks
+        config |= {"blocks": network.blocks, "block": network.block}
     else:
         config |= {"kernel_size": network.kernel_size, "activation": network.activation}
     return models.build(network.architecture, config)
