@@ -2,9 +2,9 @@
 
     python benchmarks/told_level.py --every 4
 
-BSDS500's training pictures, in colour and in grey. One JSON line for each strength: how many pictures are
-told a level within 10% of it, by measuring alone and after the trial that settles a doubt; how many are left
-as they are; and, at 0, the lowest PSNR to the input. Needs SNOWMELT_DATA.
+BSDS500's training pictures, or another folder's, in colour and in grey. One JSON line for each strength: how
+many pictures are told a level within 10% of it, by measuring alone and after the trial that settles a doubt;
+how many are left as they are; and, at 0, the lowest PSNR to the input. Needs SNOWMELT_DATA.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from snowmelt.denoiser import Denoiser
 from snowmelt.metrics import psnr
 
 Pixels = NDArray[np.uint8]
-FOLDER = DATA / "bsds500" / "train"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The level that is told.")
     parser.add_argument("--every", type=int, default=4, help="take every so-manieth picture")
     parser.add_argument("--sigmas", nargs="+", type=float, default=[0, 2, 3, 5, 10, 25, 50])
+    parser.add_argument("--folder", default="bsds500/train", help="of JPEGs, in SNOWMELT_DATA")
     options = parser.parse_args()
-    paths = sorted(FOLDER.glob("*.jpg"))[:: options.every]
+    folder = DATA / options.folder
+    paths = sorted(folder.glob("*.jpg"))[:: options.every]
     if not paths:
-        sys.exit(f"{FOLDER}: not there; give the folder of images by the variable SNOWMELT_DATA")
+        sys.exit(f"{folder}: not there; give the folder of images by the variable SNOWMELT_DATA")
     base = snowmelt.load()
     for mode in ("RGB", "L"):
         pictures = [np.atleast_3d(np.asarray(Image.open(path).convert(mode))) for path in paths]
@@ -55,14 +56,14 @@ def _found(pictures: list[Pixels], sigma: float, network: Denoiser) -> dict[str,
         if not sigma and judged:
             change.append(psnr(seen, network(seen, channel_axis=-1), data_range=255))
     by_measure, by_trial = np.array(told).T
+    left = {"left_by_measure": int(np.sum(by_measure == 0)), "left": int(np.sum(by_trial == 0))}
     if not sigma:
         worst = {"lowest_psnr": round(min(change), 2)} if change else {}
-        return {"left": int(np.sum(by_trial == 0)), **worst}
+        return {**left, **worst}
     return {
         "within_by_measure": int(np.sum(np.abs(by_measure / sigma - 1) < 0.1)),
         "within": int(np.sum(np.abs(by_trial / sigma - 1) < 0.1)),
-        "left_by_measure": int(np.sum(by_measure == 0)),
-        "left": int(np.sum(by_trial == 0)),
+        **left,
     }
 
 
