@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 import torch
 
+from snowmelt import recipe
 from snowmelt.errors import UserError
 from snowmelt.models import (
     BLOCKS,
@@ -85,6 +86,10 @@ def test_a_network_is_built_again_from_its_config() -> None:
 def test_bad_configurations_are_named(config: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build("recipe-cnn", config)
+
+
+def test_recipes_know_every_network_and_block() -> None:
+    assert (recipe.NETWORKS, recipe.BLOCKS) == (tuple(MODELS), tuple(BLOCKS))
 
 
 def test_an_unknown_block_names_the_nearest() -> None:

@@ -103,6 +103,8 @@ def _check_chain(
 class Block(nn.Module):
     """A residual block: what two 3x3 convolutions with a ReLU between them add to their input."""
 
+    reach: ClassVar[int] = 2  # in pixels of its level
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1, bias=False)
@@ -120,6 +122,8 @@ class SeparableBlock(nn.Module):
     take the same time, the one of such blocks denoises better: docs/log.md.
     """
 
+    reach: ClassVar[int] = 1
+
     def __init__(self, width: int) -> None:
         super().__init__()
         wide = 2 * width
@@ -133,7 +137,6 @@ class SeparableBlock(nn.Module):
 
 
 BLOCKS: dict[str, type[Block | SeparableBlock]] = {"plain": Block, "separable": SeparableBlock}
-BLOCK_REACH = {"plain": 2, "separable": 1}  # in pixels of its level
 
 
 class UNet(nn.Module):
@@ -172,7 +175,7 @@ class UNet(nn.Module):
             "widths": list(widths), "blocks": list(blocks), "channels": channels, "block": block
         }  # fmt: skip
         self.multiple = 2 ** len(widths)
-        self.reach = _unet_reach(blocks, BLOCK_REACH[block])
+        self.reach = _unet_reach(blocks, BLOCKS[block].reach)
         *upper, (bottom, middle) = zip(widths, blocks, strict=True)
         steps = list(pairwise(widths))
         self.head = nn.Conv2d(4 * (channels + 1), widths[0], 3, padding=1, bias=False)
