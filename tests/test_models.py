@@ -89,7 +89,7 @@ def test_bad_configurations_are_named(config: dict[str, Any], message: str) -> N
 
 
 def test_recipes_know_every_network_and_block() -> None:
-    assert (recipe.NETWORKS, recipe.BLOCKS) == (tuple(MODELS), tuple(BLOCKS))
+    assert (tuple(MODELS), tuple(BLOCKS)) == (recipe.NETWORKS, recipe.BLOCKS)
 
 
 def test_an_unknown_block_names_the_nearest() -> None:
