@@ -422,8 +422,9 @@ def test_ctrl_c_leaves_nothing_behind(here, model):
     tifffile.imwrite("a.tif", np.zeros((20000, 20000), np.uint8))
     before = set(here.iterdir())
     process = run_in_python(f"""
-        import sys
+        import signal, sys
         from snowmelt.cli import main
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # `nohup make test` ignores it
         sys.exit(main(["denoise", "a.tif", "a.tif", "--model", {str(model)!r}]))
         """)
     while set(here.iterdir()) == before and process.poll() is None:

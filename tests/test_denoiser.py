@@ -498,6 +498,7 @@ def test_ctrl_c_is_safe_after_models_come_and_go(make):
     code = (
         "import faulthandler, signal, numpy, snowmelt\n"
         "faulthandler.enable()\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # `nohup make test` ignores it
         f"one, other = (snowmelt.load({str(path)!r}) for _ in range(2))\n"
         "for denoise in (one, other): denoise(numpy.zeros((9, 9), 'uint8'))\n"
         "del one, denoise\n"
