@@ -95,7 +95,7 @@ def watch(
                     "held_out": 0.25,
                     "self_supervision": way,
                 },
-                "network": {"widths": [16, 32, 48], "blocks": [1, 1, 1]},
+                "network": {"widths": [16, 32, 48], "blocks": [1, 1, 1], "block": "plain"},
                 "training": {"epochs": options.epochs, "steps": options.steps, "patch": 64},
                 "pictures": {"every": 10_000},
             },

@@ -23,7 +23,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, step_of_first: float) -> None:
     """Smaller networks are three times as fast, each."""
 
     def tried(recipe: Recipe) -> Trial:
-        sizes = [widths for widths, _ in NETWORKS]
+        sizes = [widths for widths, *_ in NETWORKS]
         place = sizes.index(recipe.network.widths) if recipe.network.widths in sizes else 0
         area = (recipe.training.patch or 128) ** 2
         step = step_of_first / 3**place * area / 128**2
@@ -38,8 +38,9 @@ def test_the_largest_network_that_sees_enough(
 ) -> None:
     fake(monkeypatch, 0.2)
     found, said = fit(Recipe(), seconds)
-    assert found.network.widths == NETWORKS[place][0]
-    assert found.network.architecture == "unet"
+    network = found.network
+    assert (network.widths, network.blocks, network.block) == NETWORKS[place]
+    assert network.architecture == "unet"
     steps = found.training.epochs * found.training.steps
     step = 0.2 / 3**place
     assert 0.7 * seconds < steps * step + EPOCHS * 0.5 < seconds
@@ -69,7 +70,7 @@ def test_it_is_measured_on_the_data(tmp_path: Path) -> None:
     source = write_pairs(tmp_path / "pairs.h5")
     recipe = from_dict({"data": {"source": str(source)}, "training": {"batch": 4, "patch": 32}})
     found, said = fit(recipe, 10)
-    assert found.network.widths in [widths for widths, _ in NETWORKS]
+    assert found.network.widths in [widths for widths, *_ in NETWORKS]
     assert found.training.steps > 5
     assert "4,096 pixels" in said
     kept, _ = fit(recipe, 10, free_network=False)

@@ -19,12 +19,12 @@ from snowmelt.training import Run
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 LEAST_SECONDS = 10
-# Widths and blocks of U-Nets, the largest first. A network that sees fewer pixels than these is better
-# replaced by a smaller one, which sees more.
-NETWORKS: Sequence[tuple[tuple[int, ...], tuple[int, ...]]] = (
-    ((48, 64, 96, 128), (1, 2, 1, 1)),
-    ((32, 48, 64, 96), (1, 1, 1, 1)),
-    ((16, 32, 48, 64), (1, 1, 1, 1)),
+# Widths, blocks and their kind of U-Nets, the largest first. A network that sees fewer pixels than these is
+# better replaced by a smaller one, which sees more. Separable blocks begin to pay in the largest: docs/log.md.
+NETWORKS: Sequence[tuple[tuple[int, ...], tuple[int, ...], str]] = (
+    ((48, 64, 96, 128), (2, 4, 2, 2), "separable"),
+    ((32, 48, 64, 96), (1, 1, 1, 1), "plain"),
+    ((16, 32, 48, 64), (1, 1, 1, 1), "plain"),
 )
 ENOUGH_PIXELS = 60e6
 # Of a short time, more and smaller steps are made: patches are cut smaller until there are so many.
@@ -106,9 +106,13 @@ def _candidates(recipe: Recipe, free_network: bool) -> Iterator[Recipe]:
     if not free_network or recipe.network.start:
         yield recipe
         return
-    for widths, blocks in NETWORKS:
+    for widths, blocks, block in NETWORKS:
         network = dataclasses.replace(
-            recipe.network, architecture=UNet.architecture, widths=widths, blocks=blocks
+            recipe.network,
+            architecture=UNet.architecture,
+            widths=widths,
+            blocks=blocks,
+            block=block,
         )
         yield dataclasses.replace(recipe, network=network)
 
