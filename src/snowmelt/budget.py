@@ -20,7 +20,7 @@ from snowmelt.training import Run
 UNITS = {"s": 1, "m": 60, "h": 3600}
 LEAST_SECONDS = 10
 # Widths, blocks and their kind of U-Nets, the largest first. A network that sees fewer pixels than these is
-# better replaced by a smaller one, which sees more. Separable blocks begin to pay in the largest: docs/log.md.
+# better replaced by a smaller one, which sees more. Separable blocks pay in the largest alone: docs/log.md.
 NETWORKS: Sequence[tuple[tuple[int, ...], tuple[int, ...], str]] = (
     ((48, 64, 96, 128), (2, 4, 2, 2), "separable"),
     ((32, 48, 64, 96), (1, 1, 1, 1), "plain"),
