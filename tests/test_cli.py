@@ -64,14 +64,16 @@ def test_paths_in_the_recipe_are_absolute(
     assert Path(recipe.data.source).is_absolute()
 
 
-def test_resume_goes_on_and_takes_no_recipe(
+def test_resume_goes_on_and_takes_no_recipe_but_epochs(
     pairs_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
     assert run(*tiny(pairs_file, folder)) == 0
     assert run("train", "--resume", "-o", folder, "--quiet") == 0
     assert run("train", "--resume", "-o", folder, "--lr", 1) == 2
-    assert "leave --force and the recipe's flags out" in capsys.readouterr().err
+    assert "leave --force and the recipe's flags out, but for --epochs" in capsys.readouterr().err
+    assert run("train", "--resume", "-o", folder, "--epochs", 4, "--quiet") == 0
+    assert len((folder / "log.jsonl").read_text().splitlines()) == 4
 
 
 def test_ctrl_c_leaves_a_usable_run_and_says_how_to_go_on(

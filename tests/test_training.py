@@ -151,6 +151,28 @@ def test_resuming_a_finished_run_changes_nothing(pairs_file: Path, tmp_path: Pat
     assert len(rows(tmp_path / "run")) == 3
 
 
+def test_a_run_goes_on_to_another_number_of_epochs(pairs_file: Path, tmp_path: Path) -> None:
+    assert small(pairs_file).optimizer.schedule == "constant"  # else the rates would differ
+    train(small(pairs_file), tmp_path / "three", quiet=True)
+    train(small(pairs_file, epochs=2), tmp_path / "two", quiet=True)
+    assert not same(weights(tmp_path / "three"), weights(tmp_path / "two"))
+    assert resume(tmp_path / "two", epochs=3, quiet=True)
+    assert same(weights(tmp_path / "three"), weights(tmp_path / "two"))
+    assert len(rows(tmp_path / "two")) == 3
+    recipe = (tmp_path / "two" / "recipe.toml").read_text()
+    assert recipe == (tmp_path / "three" / "recipe.toml").read_text()
+    assert resume(tmp_path / "two", quiet=True)  # it stays so
+
+
+def test_a_run_cannot_go_back_to_fewer_epochs(pairs_file: Path, tmp_path: Path) -> None:
+    train(small(pairs_file), tmp_path / "run", quiet=True)
+    with pytest.raises(UserError, match="has 3 epochs behind it, more than 2"):
+        resume(tmp_path / "run", epochs=2, quiet=True)
+    with pytest.raises(UserError, match=r"training\.epochs = 0: expected 1 or more"):
+        resume(tmp_path / "run", epochs=0, quiet=True)
+    assert resume(tmp_path / "run", quiet=True)  # nothing happened to it
+
+
 def test_kill_at_any_moment_loses_at_most_an_epoch(tmp_path: Path) -> None:
     source = write_pairs(tmp_path / "pairs.h5", train=16)
     recipe = small(source, epochs=400)

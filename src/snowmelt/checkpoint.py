@@ -79,7 +79,8 @@ def restore(state: State, path: Path, recipe: Recipe) -> None:
     """Read a state back.
 
     Raises:
-        UserError: The file is damaged, or of another version, or of a run with another recipe.
+        UserError: The file is damaged, or of another version, or of a run with another recipe, but for its
+            number of epochs.
     """
     try:
         with warnings.catch_warnings(action="error"):
@@ -92,7 +93,9 @@ def restore(state: State, path: Path, recipe: Recipe) -> None:
         ) from error
     if form != FORMAT:
         raise UserError(f"{path}: state format {form}; this version reads {FORMAT}")
-    if known != recipes.to_dict(recipe):
+    asked = recipes.to_dict(recipe)
+    asked["training"]["epochs"] = known.get("training", {}).get("epochs")  # it may end at another
+    if known != asked:
         raise UserError(
             f"{path.parent}: recipe.toml is not the one this run began with; put it back, or train anew "
             "into another folder"

@@ -94,20 +94,32 @@ def train(recipe: Recipe, folder: Path, *, quiet: bool = False, force: bool = Fa
         return run.go()
 
 
-def resume(folder: Path, *, quiet: bool = False) -> bool:
+def resume(folder: Path, *, epochs: int | None = None, quiet: bool = False) -> bool:
     """Go on with the run in ``folder`` from its last state; returns as `train` does.
 
-    The number of ranks may be another than before.
+    The number of ranks may be another than before, and so may ``epochs``, those of the whole run: it ends
+    sooner or later than its recipe said, and the learning rate is what that number makes it from here on.
 
     Raises:
-        UserError: There is no run, its state is damaged, or its recipe or data are not those it began with.
+        UserError: There is no run, its state is damaged, its recipe or data are not those it began with, or
+            it has more epochs behind it.
     """
     if not holds_run(folder):
         raise UserError(f"{folder}: no last.ckpt there, so there is no run to resume")
     with parallel.ranks() as share:
         recipe = recipes.read(str(folder / "recipe.toml"))
+        if epochs is not None:
+            training = dataclasses.replace(recipe.training, epochs=epochs)
+            recipe = dataclasses.replace(recipe, training=training)
         run = Run.prepare(recipe, folder, quiet=quiet, share=share)
         checkpoint.restore(run.state, folder / "last.ckpt", run.recipe)
+        if run.state.step > run.steps:
+            raise UserError(
+                f"{folder} has {run.state.step / run.samples.steps:.3g} epochs behind it, more than "
+                f"{recipe.training.epochs}; give it as many or more"
+            )
+        if run.leads and epochs is not None:
+            recipes.write(run.recipe, folder / "recipe.toml")
         return run.go()
 
 

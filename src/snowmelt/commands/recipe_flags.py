@@ -76,9 +76,9 @@ def add_recipe(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def gives_recipe(options: argparse.Namespace) -> bool:
-    """Whether any key of the recipe is given."""
-    keys = [key for key, _ in RECIPE_FLAGS.values()]
+def gives_recipe(options: argparse.Namespace, *, but: str) -> bool:
+    """Whether any key of the recipe ``but`` one is given."""
+    keys = {key for key, _ in RECIPE_FLAGS.values()} - {but}
     return bool(options.sets) or any(vars(options)[key] is not None for key in keys)
 
 

@@ -33,7 +33,9 @@ def add(commands: Commands) -> None:
         help="choose network and steps so that training ends in this time here: 90s, 10m, 2h",
     )  # fmt: skip
     parser.add_argument(
-        "--resume", action="store_true", help="go on with the run in the output folder"
+        "--resume",
+        action="store_true",
+        help="go on with the run in the output folder; with --epochs to that many",
     )
     parser.set_defaults(run=run)
 
@@ -45,11 +47,13 @@ def run(options: argparse.Namespace) -> int:
     name = options.recipe or _suitable(options)
     folder = options.output or Path("runs") / Path(name).stem
     if options.resume:
-        if options.force or options.budget or gives_recipe(options):
+        epochs = vars(options)["training.epochs"]
+        if options.force or options.budget or gives_recipe(options, but="training.epochs"):
             raise UserError(
-                "--resume goes on with the recipe in the run folder; leave --force and the recipe's flags out"
+                "--resume goes on with the recipe in the run folder; leave --force and the recipe's flags "
+                "out, but for --epochs"
             )
-        return conclude(folder, training.resume(folder, quiet=options.quiet))
+        return conclude(folder, training.resume(folder, epochs=epochs, quiet=options.quiet))
     recipe = read_recipe(options, read(name))
     if options.budget:
         recipe = _within(options, recipe)
