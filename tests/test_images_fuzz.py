@@ -60,6 +60,14 @@ def valid():
         "lossy.webp": pillow("RGB", "WEBP"),
         "lossless.webp": pillow("RGBA", "WEBP", lossless=True),
         "extended.webp": pillow("RGBA", "WEBP", exif=EXIF),
+        "bytes.ppm": pillow("RGB", "PPM"),
+        "text.pgm": b"P2\n# 4-bit\n3 2\n15\n" + b"1 2 3\n4 15 0\n",
+        "deep.pgm": b"P5 20 24 65535\n" + wide[..., 0].tobytes(),
+        "float.pfm": b"PF\n4 3\n-1.0\n" + wide[:3, :12, 0].astype("f4").tobytes(),
+        "rgb.bmp": pillow("RGB", "BMP"),
+        "opacity.bmp": pillow("RGBA", "BMP"),
+        "palette.bmp": pillow("P", "BMP"),
+        "bilevel.bmp": pillow("1", "BMP"),
         "plain.tif": tiff(
             PICTURE[..., 0], description="hello", extratags=[(700, 1, 5, b"<xmp>", True)]
         ),

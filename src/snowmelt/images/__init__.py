@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from snowmelt.errors import UserError
-from snowmelt.images import arrays, dicom, hdf5, raster, tiff, zarrs
+from snowmelt.images import arrays, bare, dicom, hdf5, raster, tiff, zarrs
 from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, reading, split, writing
 
 _READERS = {
     "PNG": raster.PngImage,
     "JPEG": raster.JpegImage,
     "WebP": raster.WebpImage,
+    "PNM": bare.PnmImage,
+    "BMP": bare.BmpImage,
     "TIFF": tiff.TiffImage,
     "HDF5": hdf5.Hdf5Image,
     "NPY": arrays.NpyImage,
@@ -36,6 +38,8 @@ _SIGNATURES = (
     (0, b"MM\0*", "TIFF"),
     (0, b"II+\0", "TIFF"),
     (0, b"MM\0+", "TIFF"),
+    (0, b"BM", "BMP"),
+    *((0, b"P" + kind.encode(), "PNM") for kind in "2356fF"),
     (0, b"\x89HDF\r\n\x1a\n", "HDF5"),
     (0, b"\x93NUMPY", "NPY"),
     (128, b"DICM", "DICOM"),

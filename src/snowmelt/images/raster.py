@@ -102,9 +102,10 @@ class RasterImage(Image):
         raise NotImplementedError
 
 
-def _layout(
+def picture_layout(
     height: int, width: int, channels: int, dtype: str = "uint8", *, alpha: bool = False
 ) -> Layout:
+    """Of one picture, grey (H, W) or with channels last."""
     shape = (height, width) if channels == 1 else (height, width, channels)
     return Layout(shape, "YXS"[: len(shape)], np.dtype(dtype), alpha=alpha)
 
@@ -139,7 +140,7 @@ class PngImage(RasterImage):
         self._palette, self._key = _png_colours(self._colour, found)
         channels = _PNG_CHANNELS[self._colour] if self._palette is None else self._palette.shape[1]
         depth = "uint16" if self._depth == 16 else "uint8"
-        return _layout(height, width, channels, depth, alpha=channels in (2, 4))
+        return picture_layout(height, width, channels, depth, alpha=channels in (2, 4))
 
     @property
     def _step(self) -> int:
@@ -183,7 +184,7 @@ class PngImage(RasterImage):
 
     def _to_levels(self, levels: Array, pixels: Array) -> Array:
         if self._palette is not None:
-            return _indices(self._palette, levels, pixels)
+            return nearest_indices(self._palette, levels, pixels)
         if self._step > 1:
             pixels = ((pixels.astype(np.uint16) + self._step // 2) // self._step).astype(np.uint8)
         return pixels if self._key is None else _keep_key(self._key, levels, pixels)
@@ -244,7 +245,7 @@ def _png_colours(
     return np.column_stack([palette, opacity]), None
 
 
-def _indices(palette: NDArray[np.uint8], levels: Array, pixels: Array) -> Array:
+def nearest_indices(palette: NDArray[np.uint8], levels: Array, pixels: Array) -> Array:
     """Palette indices: the old one where the colour is unchanged, else the nearest colour of its opacity."""
     from scipy.spatial import KDTree
 
@@ -290,7 +291,7 @@ class JpegImage(RasterImage):
         height, width, channels = jpeg_size(data)
         if channels not in (1, 3, 4):
             raise ValueError(f"a JPEG of {channels} components")
-        return _layout(height, width, channels)
+        return picture_layout(height, width, channels)
 
     def _decode(self, data: bytes) -> Array:
         from PIL import JpegImagePlugin
@@ -410,7 +411,7 @@ class WebpImage(RasterImage):
             raise UserError(f"{self.path}: an animated WebP; take its frames apart first")
         self._lossless = b"VP8L" in found
         width, height, opacity = _webp_size(found)
-        return _layout(height, width, 4 if opacity else 3, alpha=opacity)
+        return picture_layout(height, width, 4 if opacity else 3, alpha=opacity)
 
     def _decode(self, data: bytes) -> Array:
         import imagecodecs

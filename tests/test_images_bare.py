@@ -1,0 +1,216 @@
+"""PGM, PPM, PFM and BMP: what goes in comes out, around the pixels byte for byte."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from snowmelt.cli import main
+from snowmelt.errors import UserError
+from snowmelt.images import open_image, read, write
+
+H, W = 11, 13
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def picture(rng):
+    return rng.integers(0, 256, (H, W, 3), dtype=np.uint8)
+
+
+def rewritten(path, pixels):
+    """The file that a denoiser makes which gives these pixels."""
+    before = path.read_bytes()
+    target = path.with_name("out" + path.suffix)
+    write(target, pixels, like=path)
+    assert path.read_bytes() == before
+    return target
+
+
+def by_pillow(path):
+    return np.asarray(Image.open(io.BytesIO(path.read_bytes())))
+
+
+@pytest.mark.parametrize("kind", ["P2", "P3", "P5", "P6"])
+@pytest.mark.parametrize("most", [1, 200, 255, 4095, 65535])
+def test_pnm(tmp_path, rng, kind, most):
+    shape = (H, W, 3) if kind in ("P3", "P6") else (H, W)
+    pixels = rng.integers(0, most + 1, shape)
+    pixels.flat[:2] = 0, most
+    path = tmp_path / "a.pnm"
+    head = f"{kind} # a camera\n#another # line\n {W}\t{H}\n{most}\n".encode()
+    if kind in ("P2", "P3"):
+        body = "\n".join(map(str, pixels.reshape(-1))).encode() + b" # the end\n"
+    else:
+        body = pixels.astype(">u2" if most > 255 else "u1").tobytes() + b"\n"
+    path.write_bytes(head + body)
+
+    image = open_image(path)
+    assert image.value_range == (0, most)
+    array = read(path)
+    assert array.dtype == ("uint16" if most > 255 else "uint8")
+    np.testing.assert_array_equal(array, pixels)
+    assert rewritten(path, array).read_bytes() == path.read_bytes()
+
+    new = rewritten(path, most - array)
+    assert new.read_bytes().startswith(head)
+    assert max(map(len, new.read_bytes().split(b"\n"))) <= 70 or kind in ("P5", "P6")
+    np.testing.assert_array_equal(read(new), most - pixels)
+    if most == 255:  # others Pillow scales, or it does not know them
+        path.write_bytes(new.read_bytes().replace(b"#another # line\n", b""))
+        np.testing.assert_array_equal(by_pillow(path), most - pixels)
+
+
+@pytest.mark.parametrize("scale", ["-1.0", "1.0", "-2e-3"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pfm(tmp_path, rng, scale, channels):
+    pixels = rng.normal(size=(H, W, channels)).astype("f4").squeeze()
+    stored = pixels[::-1].astype("<f4" if scale.startswith("-") else ">f4")
+    head = f"{'PF' if channels == 3 else 'Pf'}\n{W} {H}\n{scale}\n".encode()
+    path = tmp_path / "a.pfm"
+    path.write_bytes(head + stored.tobytes())
+    array = read(path)
+    assert array.dtype == np.float32
+    assert array.dtype.isnative
+    np.testing.assert_array_equal(array, pixels)
+    assert rewritten(path, array).read_bytes() == path.read_bytes()
+    new = rewritten(path, 2 * array)
+    assert new.read_bytes() == head + (2 * stored).astype(stored.dtype).tobytes()
+
+
+def bmp(pixels, bits, *, palette=b"", size=40, compression=0, masks=b"", upwards=True, tail=b""):
+    """Rows of bytes, top to bottom, as a file."""
+    rows = b"".join(row + bytes(-len(row) % 4) for row in (pixels[::-1] if upwards else pixels))
+    width, height = W, H if upwards else -H
+    info = struct.pack("<IiiHHIIiiII", size, width, height, 1, bits, compression, len(rows), 2835, 2835,
+                       len(palette) // 4, 0)  # fmt: skip
+    info += masks.ljust(size - 40, b"\7")
+    start = 14 + len(info) + len(palette)
+    whole = start + len(rows) + len(tail)
+    return struct.pack("<2sIHHI", b"BM", whole, 1, 2, start) + info + palette + rows + tail
+
+
+@pytest.mark.parametrize("upwards", [True, False])
+@pytest.mark.parametrize("tail", [b"", b"a colour profile"])
+def test_bmp_of_24_bits(tmp_path, picture, upwards, tail):
+    path = tmp_path / "a.bmp"
+    rows = [row[:, ::-1].tobytes() for row in picture]
+    path.write_bytes(bmp(rows, 24, upwards=upwards, tail=tail, size=124 if tail else 40))
+    array = read(path)
+    np.testing.assert_array_equal(array, picture)
+    np.testing.assert_array_equal(array, by_pillow(path))
+    assert rewritten(path, array).read_bytes() == path.read_bytes()
+    rows = [row[:, ::-1].tobytes() for row in 255 - picture]
+    expected = bmp(rows, 24, upwards=upwards, tail=tail, size=124 if tail else 40)
+    assert rewritten(path, 255 - array).read_bytes() == expected
+
+
+@pytest.mark.parametrize("opacity", [None, 0, 0xFF000000])
+def test_bmp_of_32_bits(tmp_path, rng, opacity):
+    pixels = rng.integers(0, 256, (H, W, 4), dtype=np.uint8)
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, opacity or 0)
+    plain = {} if opacity is None else {"size": 108, "compression": 3, "masks": masks}
+    path = tmp_path / "a.bmp"
+    path.write_bytes(bmp([row.tobytes() for row in pixels[..., [2, 1, 0, 3]]], 32, **plain))
+    image, array = open_image(path), read(path)
+    assert image.layout.alpha == bool(opacity)
+    np.testing.assert_array_equal(array, pixels if opacity else pixels[..., :3])
+    assert rewritten(path, array).read_bytes() == path.read_bytes()
+    new = rewritten(path, 255 - array).read_bytes()
+    pixels[..., : array.shape[2]] = 255 - array  # a byte that means nothing stays
+    assert new == bmp([row.tobytes() for row in pixels[..., [2, 1, 0, 3]]], 32, **plain)
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_bmp_of_a_palette(tmp_path, rng, bits):
+    count = 2**bits - (bits == 8)  # 255 colours are allowed, too
+    colours = rng.permutation(2**18)[:count]
+    palette = np.stack([colours & 63, colours >> 6 & 63, colours >> 12], 1).astype(np.uint8)
+    indices = rng.integers(0, count, (H, W))
+    places = (indices[..., None] >> np.arange(bits)[::-1] & 1).reshape(H, -1)
+    rows = [row.tobytes() for row in np.packbits(places, axis=1)]
+    stored = np.insert(palette[:, ::-1], 3, 0, axis=1).tobytes()
+    path = tmp_path / "a.bmp"
+    path.write_bytes(bmp(rows, bits, palette=stored))
+    array = read(path)
+    np.testing.assert_array_equal(array, palette[indices])
+    np.testing.assert_array_equal(array, np.asarray(Image.open(path).convert("RGB")))
+    assert rewritten(path, array).read_bytes() == path.read_bytes()
+    other = palette[rng.integers(0, count, (H, W))]
+    np.testing.assert_array_equal(read(rewritten(path, other)), other)
+
+
+def test_bmp_of_greys_is_grey(tmp_path, picture):
+    path = tmp_path / "a.bmp"
+    Image.fromarray(picture[..., 0]).save(path)
+    array = read(path)
+    np.testing.assert_array_equal(array, picture[..., 0])
+    np.testing.assert_array_equal(by_pillow(rewritten(path, 255 - array)), 255 - picture[..., 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.pgm", b"P5\n2 2\n255\nabc", "cannot be read: damaged or not PNM: it is cut off"),
+        ("a.pgm", b"P5\n2 2\n0\nabcd", "greatest value; it is 1 to 65535"),
+        ("a.pgm", b"P5\n2 2\n70000\nabcd", "greatest value; it is 1 to 65535"),
+        ("a.pgm", b"P5\n2 2\n9\nabcd", "outside of"),
+        ("a.pgm", b"P2\n2 2\n9\n1 2 3 -4", "outside of"),
+        ("a.pgm", b"P2\n2 2\n9\n1 2 3", "it is cut off"),
+        ("a.pgm", b"P2\n2 2\n9\n1 2 3 4 P2", "several pictures"),
+        ("a.pgm", b"P2\n2 2\n9\n1 2 3 4 5", "several pictures"),
+        ("a.pgm", b"P5\n2 2\n255\nabcdP5\n2 2\n255\nabcd", "several pictures"),
+        ("a.ppm", b"P6\n0 2\n255\n", "empty"),
+        ("a.pfm", b"Pf\n1 1\n-.e\nabcd", "damaged or not PNM"),
+        ("a.pbm", b"P4\n8 1\n\1", "not an image of a known kind"),
+        ("a.pgm", b"P4\n8 1\n\1", "holds something else"),
+        ("a.pgm", b"P6\n99999 99999\n255\n", "decompression bombs"),
+        ("a.bmp", b"BM", "damaged or not BMP"),
+        ("a.bmp", bmp([b""] * H, 24, compression=1), "24 bits a pixel, compression 1; save it as PNG"),
+        ("a.bmp", bmp([b""] * H, 16), "16 bits a pixel, compression 0; save it as PNG"),
+        ("a.bmp", bmp([b""] * H, 32, size=108, compression=3, masks=b"\1" * 16), "unusual places"),
+        ("a.bmp", bmp([b"ab"] * H, 24), "it is cut off"),
+        ("a.bmp", bmp([b"\5" * W] * H, 8, palette=bytes(12)), "colour 5 of a palette of 3"),
+        ("a.bmp", bmp([b"\5"] * H, 1, palette=bytes(12)), "a palette of 3 colours for 1 bits"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+
+
+def test_the_name_stays_one_of_its_kind(tmp_path, picture):
+    path = tmp_path / "a.bmp"
+    Image.fromarray(picture).save(path)
+    with pytest.raises(UserError, match=r"end the name in \.bmp"):
+        write(tmp_path / "a.png", picture, like=path)
+    with pytest.raises(UserError, match="a new file can be"):
+        write(tmp_path / "new.bmp", picture)
+
+
+def test_values_that_the_header_excludes_are_not_written(tmp_path):
+    path = tmp_path / "a.pgm"
+    path.write_bytes(b"P5 2 2 9\n\1\2\3\4")
+    with pytest.raises(UserError, match="no value is above 9"):
+        rewritten(path, np.full((2, 2), 10, np.uint8))
+
+
+def test_a_picture_of_12_bits_keeps_its_range(tmp_path, rng):
+    ramp = np.linspace(0, 4095, 64)[None] + rng.normal(0, 200, (64, 64))
+    path, target = tmp_path / "a.pgm", tmp_path / "b.pgm"
+    path.write_bytes(b"P5 64 64 4095\n" + ramp.clip(0, 4095).astype(">u2").tobytes())
+    arguments = ["--model", "fast", "--sigma", "12.5", "--quiet"]
+    assert main(["denoise", str(path), "-o", str(target), *arguments]) == 0
+    assert target.read_bytes().startswith(b"P5 64 64 4095\n")
+    before, after = read(path).astype(float), read(target).astype(float)
+    truth = np.linspace(0, 4095, 64)[None]
+    assert np.abs(after - truth).mean() < np.abs(before - truth).mean() / 3
