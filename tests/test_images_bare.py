@@ -168,7 +168,7 @@ def test_bmp_of_greys_is_grey(tmp_path, picture):
         ("a.pgm", b"P5\n2 2\n255\nabcdP5\n2 2\n255\nabcd", "several pictures"),
         ("a.ppm", b"P6\n0 2\n255\n", "empty"),
         ("a.pfm", b"Pf\n1 1\n-.e\nabcd", "damaged or not PNM"),
-        ("a.pbm", b"P4\n8 1\n\1", "not an image of a known kind"),
+        ("a.pbm", b"P4\n8 1\n\1", "a kind that is not read; export it as PNG"),
         ("a.pgm", b"P4\n8 1\n\1", "holds something else"),
         ("a.pgm", b"P6\n99999 99999\n255\n", "decompression bombs"),
         ("a.bmp", b"BM", "damaged or not BMP"),

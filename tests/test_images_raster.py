@@ -463,6 +463,22 @@ def test_not_what_it_seems(tmp_path, picture):
     assert open_image(tmp_path / "b").layout.shape == picture.shape
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("IMG_0001.HEIC", "export it as PNG, TIFF or JPEG"),
+        ("DSC_0001.NEF", "develop it to a 16-bit TIFF first"),
+        ("cells.czi", "export it as OME-TIFF or OME-Zarr"),
+    ],
+)
+def test_what_is_not_read_says_how_it_comes_here(tmp_path, name, message):
+    path = tmp_path / name
+    path.write_bytes(b"II*\0 whatever it holds")  # a camera's raw picture begins like a TIFF
+    with pytest.raises(UserError, match=message) as caught:
+        read(path)
+    assert str(caught.value).startswith(str(path))
+
+
 def test_forbidden_file_is_named():
     with (
         pytest.raises(UserError, match=r"a\.png: cannot be read: Permission denied"),

@@ -44,6 +44,18 @@ _SIGNATURES = (
     (0, b"\x93NUMPY", "NPY"),
     (128, b"DICM", "DICOM"),
 )
+# What is not read, by how it comes to a kind that is.
+_REMEDIES = {
+    "a camera's raw picture; develop it to a 16-bit TIFF first": (
+        ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw",
+    ),
+    "a picture of a kind that is not read; export it as PNG, TIFF or JPEG": (
+        ".avif", ".exr", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".pbm", ".psd",
+    ),
+    "a microscope's own kind; export it as OME-TIFF or OME-Zarr, as Fiji does": (
+        ".czi", ".lif", ".nd2", ".oib", ".oif", ".vsi",
+    ),
+}  # fmt: skip
 _BAND = 256
 
 
@@ -149,6 +161,9 @@ def _kind(path: str | Path) -> str:
         head = file.read(132)
     if not head:
         raise UserError(f"{path}: the file is empty")
+    for remedy, suffixes in _REMEDIES.items():
+        if path.suffix.lower() in suffixes:
+            raise UserError(f"{path}: {remedy}")
     named = SUFFIXES.get(path.suffix.lower())
     found = next((kind for at, sign, kind in _SIGNATURES if head[at:].startswith(sign)), None)
     if found is None and named in ("HDF5", "DICOM"):  # both may begin with something else
