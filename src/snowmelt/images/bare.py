@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from snowmelt.errors import UserError
 from snowmelt.images.base import Array, Layout
-from snowmelt.images.raster import RasterImage, nearest_indices, picture_layout
+from snowmelt.images.raster import RasterImage, nearest_indices, packed, picture_layout
 
 _GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _PNM = re.compile(
@@ -168,7 +168,7 @@ class BmpImage(RasterImage):
                 pixels = nearest_indices(self._palette, levels, pixels)
             unpacked = _unpacked(rows, self._bits)
             unpacked[:, : self.layout.width] = pixels[..., 0]
-            rows = _packed(unpacked, self._bits)
+            rows = packed(unpacked, self._bits)
         else:
             changed = levels.copy()
             changed[..., : pixels.shape[2]] = pixels
@@ -207,8 +207,3 @@ def _unpacked(rows: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     whole = np.zeros((*places.shape[:2], 8), np.uint8)
     whole[..., 8 - bits :] = places
     return np.packbits(whole, axis=-1)[..., 0]
-
-
-def _packed(numbers: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    places = np.unpackbits(numbers[..., None], axis=-1)[..., 8 - bits :]
-    return np.packbits(places.reshape(len(numbers), -1), axis=1)

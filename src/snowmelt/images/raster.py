@@ -193,9 +193,8 @@ class PngImage(RasterImage):
         import imagecodecs
 
         if self._depth < 8 or self._colour == PALETTE:
-            rows = np.unpackbits(levels.astype(np.uint8), axis=-1)[..., 8 - self._depth :]
-            packed = np.packbits(rows.reshape(len(levels), -1), axis=-1)
-            yield zlib.compress(np.insert(packed, 0, 0, axis=-1).tobytes())  # 0: no filter
+            rows = packed(levels[..., 0].astype(np.uint8), self._depth)
+            yield zlib.compress(np.insert(rows, 0, 0, axis=-1).tobytes())  # 0: no filter
         else:
             encoded = imagecodecs.png_encode(np.ascontiguousarray(levels), level=PNG_LEVEL)
             yield from (body for name, body in _png_chunks(bytes(encoded)) if name == b"IDAT")
@@ -243,6 +242,12 @@ def _png_colours(
     opacity = np.full(len(palette), 255, np.uint8)
     opacity[: len(clear)] = np.frombuffer(clear, np.uint8)[: len(palette)]
     return np.column_stack([palette, opacity]), None
+
+
+def packed(numbers: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Rows of numbers (H, W) as bytes that hold so many bits of each, one behind the other."""
+    places = np.unpackbits(numbers[..., None], axis=-1)[..., 8 - bits :]
+    return np.packbits(places.reshape(len(numbers), -1), axis=1)
 
 
 def nearest_indices(palette: NDArray[np.uint8], levels: Array, pixels: Array) -> Array:
