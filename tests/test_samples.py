@@ -133,17 +133,41 @@ def test_noise_has_the_level_that_is_told_and_errors_weigh_alike() -> None:
     torch.testing.assert_close(batch.weight[:, 0, 0, 0], 1 / (strength + LEAST_LEVEL))
 
 
-def test_enlarged_pictures_are_softer_and_as_large() -> None:
-    random = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+def slopes(side: int, resize: tuple[float, ...], resized: float = 0.5) -> torch.Tensor:
+    """How steep a ramp of 1 grey level a row has become, in each of 200 squares."""
+    ramp = np.broadcast_to(np.arange(100, dtype=np.uint8)[:, None, None], (100, 100, 1))
+    clean = Noised(in_memory([ramp[:side]]), parse("gaussian:0"), resize=resize, resized=resized)
+    batch = crops(clean, batch=200, patch=32).batch(0, Share())
+    assert batch.target.shape == (200, 1, 32, 32)
+    return 255 * batch.target.diff(dim=2)[:, 0, 8:-8].mean(dim=(1, 2))
 
-    def steps(enlarge: float) -> float:
-        clean = Noised(in_memory([random]), parse("gaussian:0"), enlarge=enlarge)
-        batch = crops(clean, batch=20, patch=32).batch(0, Share())
-        assert batch.target.shape == (20, 3, 32, 32)
-        assert 0 <= batch.target.min() < batch.target.max() <= 1
-        return float(batch.target.diff(dim=3).abs().mean())
 
-    assert steps(3) < 0.75 * steps(1)
+def test_every_second_picture_is_resized() -> None:
+    """By any factor of the range, twice as large as often as half as large."""
+    found = slopes(100, (0.5, 2))
+    as_they_are = torch.isclose(found, torch.tensor(1.0), atol=1e-3)
+    assert 70 < as_they_are.sum() < 130  # standard deviation 7
+    others = found[~as_they_are]
+    assert 0.47 < others.min() < 0.55 < 1.9 < others.max() < 2.06
+    assert 0.35 < (others < 1).float().mean() < 0.65
+
+
+def test_all_pictures_are_enlarged_and_none_reduced_below_its_size() -> None:
+    assert slopes(100, (2, 4), resized=1).max() < 0.52
+    assert 1.2 < slopes(40, (0.5, 0.5)).max() < 1.3
+
+
+def test_resized_pictures_keep_their_place_and_their_detail() -> None:
+    """Halves stay where they are, and stripes too fine for a smaller picture become grey, not coarse ones."""
+    fine, half = np.zeros((64, 64, 1), np.uint8), np.zeros((64, 96, 1), np.uint8)
+    fine[:, ::2], half[:, :48] = 255, 255
+    clean = Noised(in_memory([fine, half]), parse("gaussian:0"))
+    corner = slice(0, 32)
+    np.testing.assert_allclose(clean.resized_crop(0, corner, corner, 0.5)[4:-4, 4:-4], 0.5, atol=0.02)
+    for start, grey in ((0, 1.0), (64, 0.0)):
+        for factor in (0.8, 2.0):
+            part = clean.resized_crop(1, slice(16, 48), slice(start, start + 32), factor)
+            np.testing.assert_allclose(part, grey, atol=1e-6)
 
 
 def test_every_pixel_is_as_likely() -> None:

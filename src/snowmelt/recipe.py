@@ -43,8 +43,9 @@ class Data:
     are pairs; clean alone gets ``noise``, such as "gaussian:0-55", made anew for every sample; noisy and
     ``noisy_too`` are two takes of the same; noisy alone is learnt from by ``self_supervision``: "recorrupted"
     for noise whose level can be measured, "blind-spot" for any that differs from pixel to pixel, "auto" the
-    first where it can be done. ``enlarge`` is how many times clean pictures are enlarged at most before they
-    get noise, at random for each sample: a camera's own pixels are softer than those of reduced pictures.
+    first where it can be done. ``resize`` is a range of factors, such as [0.5, 2]: before it gets
+    noise, a clean picture is reduced or enlarged by one of them in the part ``resized`` of the samples, so that
+    few pictures show more, and soft ones, too, as a camera's own pixels are.
     ``held_out`` is the part of the pictures to test on, ``check`` looks for pairs that do not fit, ``grey``
     turns colours to grey, ``range`` are the values that stand for black and white, ``axes`` is as ``snowmelt
     denoise`` takes it.
@@ -58,7 +59,8 @@ class Data:
     noisy_too: tuple[str, ...] = ()
     noise: str = ""
     self_supervision: str = "auto"
-    enlarge: float = 1.0
+    resize: tuple[float, ...] = ()
+    resized: float = 0.5
     held_out: float = 0.1
     check: bool = True
     grey: bool = False
@@ -183,7 +185,6 @@ def _check(recipe: Recipe) -> None:
         ("training.epochs", training.epochs, 1),
         ("training.steps", training.steps, 0),
         ("network.told", recipe.network.told, 0),
-        ("data.enlarge", recipe.data.enlarge, 1),
         ("training.batch", training.batch, 1),
         ("training.patience", training.patience, 0),
         ("training.patch", training.patch, 0),
@@ -197,7 +198,11 @@ def _check(recipe: Recipe) -> None:
         raise UserError(
             f"optimizer.lr = {optimizer.lr}: expected a number above 0, such as 3e-4 or 1e-2"
         )
-    for key, number in (("decay", optimizer.decay), ("held_out", recipe.data.held_out)):
+    for key, number in (
+        ("decay", optimizer.decay),
+        ("held_out", recipe.data.held_out),
+        ("resized", recipe.data.resized),
+    ):
         if not 0 < number <= 1:
             raise UserError(f"{key} = {number}: expected a part of 1, such as 0.1")
     if not (0 <= optimizer.ema < 1 and 0 <= optimizer.clip < math.inf):
@@ -208,6 +213,11 @@ def _check(recipe: Recipe) -> None:
     if len(recipe.data.range) not in (0, 2):
         raise UserError(
             f"data.range = {list(recipe.data.range)}: expected two values, black and white"
+        )
+    resize = recipe.data.resize
+    if resize and not (len(resize) == 2 and 0 < resize[0] <= resize[1] < math.inf):
+        raise UserError(
+            f"data.resize = {list(resize)}: expected the least and the greatest factor, such as [0.5, 2]"
         )
     if recipe.network.grow and not recipe.network.start:
         raise UserError(

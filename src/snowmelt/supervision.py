@@ -71,23 +71,32 @@ class Noised:
     """Clean pictures; noise is made anew for every sample.
 
     The squared error is divided by the noise's standard deviation, so that all strengths count alike.
-    Networks are told the level where it can be said of a picture to be denoised, too. Pictures are enlarged
-    up to ``enlarge`` times beforehand, at random.
+    Networks are told the level where it can be said of a picture to be denoised, too. Beforehand a part of the
+    samples, ``resized``, is made so many times as large, by a factor out of the range ``resize``.
     """
 
     roles = PAIR
 
-    def __init__(self, pictures: Pictures, noise: Noise, *, enlarge: float = 1) -> None:
+    def __init__(
+        self,
+        pictures: Pictures,
+        noise: Noise,
+        *,
+        resize: tuple[float, ...] = (),
+        resized: float = 0.5,
+    ) -> None:
         self.pictures, self.noise, self._noise = pictures, str(noise), noise
-        self._enlarge = enlarge
+        self._resize, self._resized = resize, resized
         drawn = noises.draw(noise, np.random.default_rng(0))
         self.level: float | None = None if isinstance(drawn, levels.KINDS) else USUAL_LEVEL
 
     def __call__(self, index: int, rows: slice, columns: slice, rng: np.random.Generator) -> Sample:
         """See `Supervision`."""
-        clean = self.pictures.crop(index, rows, columns)
-        if self._enlarge > 1:
-            clean = _enlarged(clean, float(rng.uniform(1, self._enlarge)))
+        if self._resize and rng.random() < self._resized:
+            factor = math.exp(rng.uniform(*np.log(self._resize)))
+            clean = self.resized_crop(index, rows, columns, factor)
+        else:
+            clean = self.pictures.crop(index, rows, columns)
         noise = noises.draw(self._noise, rng)
         noisy = noise(clean, rng)
         told = noises.level(noise, clean) if self.level is None else self.level
@@ -96,14 +105,31 @@ class Noised:
         assert told is not None
         return Sample(noisy, clean, weight, told)
 
+    def resized_crop(self, index: int, rows: slice, columns: slice, factor: float) -> Picture:
+        """As many pixels of the picture made ``factor`` times as large, or as small as it can be."""
+        shape = self.pictures.shapes[index]
+        sides = rows.stop - rows.start, columns.stop - columns.start
+        least = max(side / length for side, length in zip(sides, shape, strict=True))
+        source = (
+            _scaled(part, length, max(factor, least))
+            for part, length in zip((rows, columns), shape, strict=True)
+        )
+        return _resized(self.pictures.crop(index, *source), *sides)
 
-def _enlarged(picture: Picture, factor: float) -> Picture:
-    """The upper left part of a picture (H, W, C), enlarged to its size."""
-    height, width = picture.shape[:2]
-    part = picture[: max(1, round(height / factor)), : max(1, round(width / factor))]
-    bands = torch.from_numpy(part.transpose(2, 0, 1).copy())
-    large = functional.interpolate(bands[None], (height, width), mode="bicubic")[0]
-    return large.clamp(0, 1).permute(1, 2, 0).numpy()
+
+def _scaled(part: slice, length: int, factor: float) -> slice:
+    """What becomes as long as a part of ``length`` pixels when made larger; every place is as likely."""
+    side = part.stop - part.start
+    needed = min(max(round(side / factor), 1), length)
+    start = round(part.start * (length - needed) / max(length - side, 1))
+    return slice(start, start + needed)
+
+
+def _resized(picture: Picture, height: int, width: int) -> Picture:
+    """A picture (H, W, C) of another size, by cubic interpolation, smoothed where it gets smaller."""
+    bands = torch.from_numpy(picture.transpose(2, 0, 1).copy())[None]
+    resized = functional.interpolate(bands, (height, width), mode="bicubic", antialias=True)[0]
+    return resized.clamp(0, 1).permute(1, 2, 0).numpy()
 
 
 def _mean_level(level: float | Picture) -> float:
@@ -279,7 +305,10 @@ def _noised(data: Data, seed: int) -> tuple[Supervision, Supervision]:
     train, held_out = sources.split_pictures(
         _open(data.clean, data), held_out=data.held_out, seed=seed
     )
-    return Noised(train, noise, enlarge=data.enlarge), Noised(held_out, noise, enlarge=data.enlarge)
+    learnt, judged = (
+        Noised(part, noise, resize=data.resize, resized=data.resized) for part in (train, held_out)
+    )
+    return learnt, judged
 
 
 def _alone(data: Data, seed: int, conditioned: bool) -> tuple[Supervision, Supervision]:
