@@ -146,8 +146,37 @@ def test_patterns(here):
     with pytest.raises(UserError, match=r"in/\*\.gif: no images there; known kinds: \.png"):
         plan(["in/*.gif"])
     Path("empty").mkdir()
-    with pytest.raises(UserError, match="empty: no images there"):
+    with pytest.raises(UserError, match=r"empty: no images there; known kinds: [^:]*$"):
         plan(["empty"])
+    Path("empty/a.HEIC").write_text("")
+    for text in ("empty", "empty/*.HEIC"):
+        with pytest.raises(
+            UserError, match=r"no images there; .* Not read: 1 \.heic: .*export it as PNG"
+        ):
+            plan([text])
+
+
+def test_pictures_that_are_not_read_are_told(model, capsys):
+    """But not the raw picture beside its JPEG."""
+    for name in (
+        "in/a.png",
+        "in/a.CR2",
+        "in/b.cr2",
+        "in/2/c.cr2",
+        "in/d.txt",
+        "in/e.czi",
+        "o/f.nef",
+    ):
+        picture(name) if name.endswith("png") else Path(name).parent.mkdir(
+            parents=True, exist_ok=True
+        )
+        Path(name).touch()
+    assert snowmelt(model, "in", "-o", "in/results") == 0
+    raw, microscope, *_ = capsys.readouterr().err.splitlines()
+    assert raw == f"snowmelt: passed over 2 .cr2: {images.UNREAD['.cr2']}"
+    assert microscope == f"snowmelt: passed over 1 .czi: {images.UNREAD['.czi']}"
+    assert snowmelt(model, "in", "-o", "in/results", "--quiet", "--force") == 0
+    assert "passed" not in capsys.readouterr().err
 
 
 def test_earlier_results_are_not_denoised_again():

@@ -163,7 +163,9 @@ def test_resized_pictures_keep_their_place_and_their_detail() -> None:
     fine[:, ::2], half[:, :48] = 255, 255
     clean = Noised(in_memory([fine, half]), parse("gaussian:0"))
     corner = slice(0, 32)
-    np.testing.assert_allclose(clean.resized_crop(0, corner, corner, 0.5)[4:-4, 4:-4], 0.5, atol=0.02)
+    np.testing.assert_allclose(
+        clean.resized_crop(0, corner, corner, 0.5)[4:-4, 4:-4], 0.5, atol=0.02
+    )
     for start, grey in ((0, 1.0), (64, 0.0)):
         for factor in (0.8, 2.0):
             part = clean.resized_crop(1, slice(16, 48), slice(start, start + 32), factor)

@@ -17,8 +17,16 @@ from typing import Any
 from snowmelt.defects import Repaired
 from snowmelt.denoiser import Denoiser, Settings, check_noise, load
 from snowmelt.errors import UserError
-from snowmelt.finding import RESULT, Found, find, is_folder, is_several, without_results
-from snowmelt.images import SUFFIXES, open_image
+from snowmelt.finding import (
+    RESULT,
+    Found,
+    find_all,
+    is_folder,
+    is_several,
+    passed_over,
+    without_results,
+)
+from snowmelt.images import open_image
 from snowmelt.images.base import MAX_PIXELS
 from snowmelt.levels import AUTO, Noise
 from snowmelt.zoo import DEFAULT
@@ -109,11 +117,20 @@ def run(options: Options) -> int:
         threads=options.threads,
     )
     check_noise(denoiser.header, settings.noise)
+    if not options.quiet:
+        _tell_passed_over(options, jobs)
     failed = [job for job in jobs if not _try(denoiser, job, options)]
     if failed and len(jobs) > 1:
         names = ", ".join(job.source for job in failed)
         _say(f"snowmelt: {len(failed)} of {len(jobs)} images failed: {names}")
     return FAILED if failed else DONE
+
+
+def _tell_passed_over(options: Options, jobs: Sequence[Job]) -> None:
+    """Pictures in the folders that are of kinds that are not read."""
+    folder = _output_folder(options.inputs, options.output)
+    for others in passed_over(options.inputs, [Path(job.source) for job in jobs], folder):
+        _say(f"snowmelt: passed over {others}")
 
 
 def _try(denoiser: Denoiser, job: Job, options: Options) -> bool:
@@ -187,12 +204,9 @@ def plan(inputs: Sequence[str], output: str | None = None) -> list[Job]:
     """
     folder = _output_folder(inputs, output)
     found: dict[str, Found] = {}
-    for text in inputs:
-        for entry in find(text, folder):
-            found.setdefault(os.path.abspath(entry.source), entry)  # noqa: PTH100 (keeps links)
+    for entry in find_all(inputs, folder):
+        found.setdefault(os.path.abspath(entry.source), entry)  # noqa: PTH100 (keeps links)
     entries = without_results(list(found.values()))
-    if not entries:
-        raise UserError(f"{', '.join(inputs)}: no images there; known kinds: {', '.join(SUFFIXES)}")
     jobs = [Job(entry.source, _target(entry, output, folder)) for entry in entries]
     _check_targets(jobs, entries, folder)
     return jobs

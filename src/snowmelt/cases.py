@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from snowmelt import images
 from snowmelt.data import read_dataset
 from snowmelt.errors import UserError
-from snowmelt.finding import find, is_several, without_ending
+from snowmelt.finding import find, find_all, is_several, without_ending
 from snowmelt.images.base import Image, Layout, split
 from snowmelt.noise import Noise, is_fixed
 
@@ -284,15 +284,13 @@ def _find(source: str) -> dict[str, str]:
     if not is_several(source) and not split(source)[0].exists():
         raise UserError(f"{source}: no such file or folder")
     files: dict[str, str] = {}
-    for each in find(source):
+    for each in find_all([source]):
         if each.key in files:
             raise UserError(
                 f"{source}: {Path(files[each.key]).name} and {each.file.name} are both called {each.key}; "
                 f"say which is meant by a pattern, such as '*{each.file.suffix}'"
             )
         files[each.key] = each.source
-    if not files:
-        raise UserError(f"{source}: no images there; known are {', '.join(images.SUFFIXES)}")
     return files
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from snowmelt.images import SUFFIXES, is_store
+from snowmelt.errors import UserError
+from snowmelt.images import SUFFIXES, UNREAD, is_store
 from snowmelt.images.base import split
 
 RESULT = "_denoised"  # ends the names of results that lie beside their images
@@ -34,16 +36,47 @@ class Found:
     key: str
 
 
+def find_all(texts: Sequence[str], leave_out: Path | None = None) -> list[Found]:
+    """The images that several arguments mean, see ``find``.
+
+    Raises:
+        UserError: There is none; if there are pictures that are not read, it says what to do with them.
+    """
+    found = [entry for text in texts for entry in find(text, leave_out)]
+    if not found:
+        others = "".join(f". Not read: {other}" for other in passed_over(texts, (), leave_out))
+        raise UserError(
+            f"{', '.join(texts)}: no images there; known kinds: {', '.join(SUFFIXES)}{others}"
+        )
+    return found
+
+
+def passed_over(
+    texts: Sequence[str], files: Iterable[Path], leave_out: Path | None = None
+) -> list[str]:
+    """What is not read of folders and patterns, kind by kind, such as "12 .cr2: a camera's raw picture; ...".
+
+    What lies beside one of ``files`` by the same name does not count: cameras write raw pictures with JPEGs.
+    """
+    names = {file.with_suffix("") for file in files}
+    others = {
+        entry.file
+        for text in texts
+        if is_several(text)
+        for entry in _of_several(text, leave_out, UNREAD)
+    }
+    counts = Counter(file.suffix.lower() for file in others if file.with_suffix("") not in names)
+    return [f"{count} {suffix}: {UNREAD[suffix]}" for suffix, count in sorted(counts.items())]
+
+
 def find(text: str, leave_out: Path | None = None) -> list[Found]:
     """The images that an argument means, in order. What is neither folder nor pattern is taken as it is.
 
     Of folders all that is below: no hidden files, linked folders or results, nor the folder ``leave_out``.
     """
     path, inside = split(text)
-    if _is_pattern(text):
-        return without_results([*_matching(path, leave_out)])
-    if is_folder(path):
-        return without_results([*_below(path, leave_out)])
+    if is_several(text):
+        return without_results([*_of_several(text, leave_out, SUFFIXES)])
     parts = [*reversed(path.parents), path]
     store = next((part for part in parts if part.is_dir() and is_store(part)), path)
     return [Found(text, store, Path(store.name), inside or path.stem)]
@@ -83,34 +116,42 @@ def _is_pattern(text: str) -> bool:
     return glob.has_magic(text) and not os.path.lexists(split(text)[0])
 
 
-def _matching(pattern: Path, leave_out: Path | None) -> Iterator[Found]:
+def _of_several(text: str, leave_out: Path | None, suffixes: Container[str]) -> Iterator[Found]:
+    """The files of some kinds in a folder or of a pattern."""
+    path, _ = split(text)
+    return (_matching if _is_pattern(text) else _below)(path, leave_out, suffixes)
+
+
+def _matching(pattern: Path, leave_out: Path | None, suffixes: Container[str]) -> Iterator[Found]:
     base = next(parent for parent in pattern.parents if not glob.has_magic(str(parent)))
     fixed = _FIXED.fullmatch(str(pattern))
     assert fixed  # it matches everything
     for match in map(Path, sorted(glob.glob(str(pattern), recursive=True))):  # noqa: PTH207 (Path.glob takes no absolute one)
         if any(each.is_symlink() for each in match.parents if base in each.parents):
             continue
-        for file in _walk(match, base, leave_out):
+        for file in _walk(match, base, leave_out, suffixes):
             key = str(file).removeprefix(fixed["before"]).removesuffix(fixed["after"])
             yield Found(str(file), file, file.relative_to(base), _without_suffix(key))
 
 
-def _below(folder: Path, leave_out: Path | None) -> Iterator[Found]:
-    for file in _walk(folder, folder, leave_out):
+def _below(folder: Path, leave_out: Path | None, suffixes: Container[str]) -> Iterator[Found]:
+    for file in _walk(folder, folder, leave_out, suffixes):
         place = file.relative_to(folder)
         yield Found(str(file), file, place, _without_suffix(place.as_posix()))
 
 
-def _walk(path: Path, base: Path, leave_out: Path | None) -> Iterator[Path]:
-    """Image files in a folder and below, or the one that ``path`` is."""
+def _walk(
+    path: Path, base: Path, leave_out: Path | None, suffixes: Container[str]
+) -> Iterator[Path]:
+    """Files of some kinds in a folder and below, or the one that ``path`` is."""
     if is_folder(path):
         left_out = leave_out is not None and path.resolve() == leave_out.resolve()
         if path != base and (path.is_symlink() or left_out):
             return
         for child in sorted(path.iterdir()):
             if not child.name.startswith("."):
-                yield from _walk(child, base, leave_out)
-    elif path.suffix.lower() in SUFFIXES and path.exists():
+                yield from _walk(child, base, leave_out, suffixes)
+    elif path.suffix.lower() in suffixes and path.exists():
         yield path
 
 

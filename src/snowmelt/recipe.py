@@ -43,12 +43,11 @@ class Data:
     are pairs; clean alone gets ``noise``, such as "gaussian:0-55", made anew for every sample; noisy and
     ``noisy_too`` are two takes of the same; noisy alone is learnt from by ``self_supervision``: "recorrupted"
     for noise whose level can be measured, "blind-spot" for any that differs from pixel to pixel, "auto" the
-    first where it can be done. ``resize`` is a range of factors, such as [0.5, 2]: before it gets
-    noise, a clean picture is reduced or enlarged by one of them in the part ``resized`` of the samples, so that
-    few pictures show more, and soft ones, too, as a camera's own pixels are.
-    ``held_out`` is the part of the pictures to test on, ``check`` looks for pairs that do not fit, ``grey``
-    turns colours to grey, ``range`` are the values that stand for black and white, ``axes`` is as ``snowmelt
-    denoise`` takes it.
+    first where it can be done. ``resize`` is a range of factors, such as [0.5, 2]: in the part ``resized`` of
+    the samples a clean picture is made so many times as large before it gets noise, so that few pictures show
+    more, and soft ones, too, as a camera's own pixels are. ``held_out`` is the part of the pictures to test
+    on, ``check`` looks for pairs that do not fit, ``grey`` turns colours to grey, ``range`` are the values
+    that stand for black and white, ``axes`` is as ``snowmelt denoise`` takes it.
     """
 
     source: str = "shapes"

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from snowmelt import diagnosis
 from snowmelt.errors import UserError
-from snowmelt.finding import Found, find, without_ending
-from snowmelt.images import SUFFIXES, open_image
+from snowmelt.finding import Found, find_all, without_ending
+from snowmelt.images import open_image
 from snowmelt.images.base import Image, split
 
 Picture = NDArray[np.float32]
@@ -166,9 +166,7 @@ def open_pictures(
         raise UserError(
             f"value range {value_range[0]:g} to {value_range[1]:g}: expected black below white"
         )
-    found = [entry for text in texts for entry in find(text)]
-    if not found:
-        raise UserError(f"{', '.join(texts)}: no images there; known kinds: {', '.join(SUFFIXES)}")
+    found = find_all(texts)
     opened = [open_image(entry.source, axes=axes) for entry in found]
     labels = [_label(entry) for entry in found]
     _check_alike(list(zip(labels, opened, strict=True)), grey)

@@ -71,8 +71,8 @@ class Noised:
     """Clean pictures; noise is made anew for every sample.
 
     The squared error is divided by the noise's standard deviation, so that all strengths count alike.
-    Networks are told the level where it can be said of a picture to be denoised, too. Beforehand a part of the
-    samples, ``resized``, is made so many times as large, by a factor out of the range ``resize``.
+    Networks are told the level where it can be said of a picture to be denoised, too. Beforehand a part of
+    the samples, ``resized``, is made so many times as large, by a factor out of the range ``resize``.
     """
 
     roles = PAIR

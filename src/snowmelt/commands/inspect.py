@@ -80,12 +80,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _files(texts: Sequence[str]) -> list[str]:
     """All that is meant; model files only where they are named."""
-    from snowmelt.finding import find
+    from snowmelt.finding import find_all
 
-    files = [each.source for text in texts for each in find(text)]
-    if not files:
-        raise UserError(f"{', '.join(texts)}: no images there")
-    return files
+    return [each.source for each in find_all(texts)]
 
 
 def _complain(path: str, error: Exception) -> None:

@@ -44,17 +44,17 @@ _SIGNATURES = (
     (0, b"\x93NUMPY", "NPY"),
     (128, b"DICM", "DICOM"),
 )
-# What is not read, by how it comes to a kind that is.
-_REMEDIES = {
-    "a camera's raw picture; develop it to a 16-bit TIFF first": (
-        ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw",
-    ),
-    "a picture of a kind that is not read; export it as PNG, TIFF or JPEG": (
-        ".avif", ".exr", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".pbm", ".psd",
-    ),
-    "a microscope's own kind; export it as OME-TIFF or OME-Zarr, as Fiji does": (
-        ".czi", ".lif", ".nd2", ".oib", ".oif", ".vsi",
-    ),
+UNREAD = {  # what to do with pictures of other kinds
+    suffix: remedy
+    for remedy, suffixes in {
+        "a camera's raw picture; develop it to a 16-bit TIFF first":
+            ".arw .cr2 .cr3 .dng .nef .orf .pef .raf .rw2 .srw",
+        "a picture of a kind that is not read; export it as PNG, TIFF or JPEG":
+            ".avif .exr .gif .heic .heif .jp2 .jxl .pbm .psd",
+        "a microscope's own kind; export it as OME-TIFF or OME-Zarr, as Fiji does":
+            ".czi .lif .nd2 .oib .oif .vsi",
+    }.items()
+    for suffix in suffixes.split()
 }  # fmt: skip
 _BAND = 256
 
@@ -161,10 +161,10 @@ def _kind(path: str | Path) -> str:
         head = file.read(132)
     if not head:
         raise UserError(f"{path}: the file is empty")
-    for remedy, suffixes in _REMEDIES.items():
-        if path.suffix.lower() in suffixes:
-            raise UserError(f"{path}: {remedy}")
-    named = SUFFIXES.get(path.suffix.lower())
+    suffix = path.suffix.lower()
+    if suffix in UNREAD:
+        raise UserError(f"{path}: {UNREAD[suffix]}")
+    named = SUFFIXES.get(suffix)
     found = next((kind for at, sign, kind in _SIGNATURES if head[at:].startswith(sign)), None)
     if found is None and named in ("HDF5", "DICOM"):  # both may begin with something else
         return named
