@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from snowmelt.errors import UserError
 from snowmelt.images.base import Array, Layout
-from snowmelt.images.raster import RasterImage, nearest_indices, packed, picture_layout
+from snowmelt.images.palette import Palette, packed
+from snowmelt.images.raster import RasterImage, picture_layout
 
 _GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _PNM = re.compile(
@@ -134,7 +135,7 @@ class BmpImage(RasterImage):
         self._stride = (self._bits * max(width, 0) + 31) // 32 * 4
         self._palette = _palette(data, size, self._bits) if self._bits <= 8 else None
         channels = 4 if opacity else 3
-        if self._palette is not None and _is_grey(self._palette):
+        if self._palette is not None and _is_grey(self._palette.colours):
             self._palette, channels = None, 1
         return picture_layout(height, max(width, 0), channels, alpha=bool(opacity))
 
@@ -143,9 +144,7 @@ class BmpImage(RasterImage):
         width = self.layout.width
         if self._bits <= 8:
             levels = _unpacked(rows, self._bits)[:, :width, None]
-            if self._palette is not None and levels.max() >= len(self._palette):
-                raise ValueError(f"colour {levels.max()} of a palette of {len(self._palette)}")
-            return levels
+            return levels if self._palette is None else self._palette.checked(levels)
         pixels = rows[:, : self._bits // 8 * width].reshape(len(rows), width, -1)
         return pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]  # stored as blue, green, red
 
@@ -158,14 +157,14 @@ class BmpImage(RasterImage):
 
     def _shown(self, levels: Array) -> Array:
         if self._palette is not None:
-            return self._palette[levels[..., 0].astype(np.intp)]
+            return self._palette.shown(levels)
         return levels[..., : self.layout.channels]
 
     def _exchanged(self, data: bytes, levels: Array, pixels: Array) -> bytes:
         rows = self._rows(data).copy()
         if self._bits <= 8:
             if self._palette is not None:
-                pixels = nearest_indices(self._palette, levels, pixels)
+                pixels = self._palette.nearest(levels, pixels)
             unpacked = _unpacked(rows, self._bits)
             unpacked[:, : self.layout.width] = pixels[..., 0]
             rows = packed(unpacked, self._bits)
@@ -187,13 +186,12 @@ def _opacity(data: bytes, size: int) -> int:
     return opacity
 
 
-def _palette(data: bytes, size: int, bits: int) -> NDArray[np.uint8]:
-    """(N, 3) red, green, blue."""
+def _palette(data: bytes, size: int, bits: int) -> Palette:
     used = struct.unpack_from("<I", data, _INFO + 32)[0] or 2**bits
     if used > 2**bits:
         raise ValueError(f"a palette of {used} colours for {bits} bits")
     entries = np.frombuffer(_part(data, _INFO + size, _INFO + size + 4 * used), np.uint8)
-    return entries.reshape(-1, 4)[:, 2::-1].copy()
+    return Palette(entries.reshape(-1, 4)[:, 2::-1].copy())  # stored as blue, green, red
 
 
 def _is_grey(palette: NDArray[np.uint8]) -> bool:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from snowmelt.errors import UserError
 from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, check_pixels, reading, writing
 from snowmelt.images.ifd import Reader
+from snowmelt.images.palette import Palette, packed
 
 Chunks = list[tuple[bytes, bytes]]
 Segments = list[tuple[int, bytes]]
@@ -138,7 +139,9 @@ class PngImage(RasterImage):
         if self._depth not in _PNG_DEPTHS.get(self._colour, (8, 16)):
             raise ValueError(f"{self._depth} bits do not go with colour type {self._colour}")
         self._palette, self._key = _png_colours(self._colour, found)
-        channels = _PNG_CHANNELS[self._colour] if self._palette is None else self._palette.shape[1]
+        channels = _PNG_CHANNELS[self._colour]
+        if self._palette is not None:
+            channels = self._palette.colours.shape[1]
         depth = "uint16" if self._depth == 16 else "uint8"
         return picture_layout(height, width, channels, depth, alpha=channels in (2, 4))
 
@@ -158,14 +161,12 @@ class PngImage(RasterImage):
         colour = GREY if self._colour == PALETTE else self._colour
         header = chunks[0][1]
         chunks[0] = (b"IHDR", header[:9] + bytes([colour]) + header[10:])
-        pixels = imagecodecs.png_decode(_png(chunks)) // self._step
-        if self._palette is not None and pixels.max() >= len(self._palette):
-            raise ValueError(f"colour {pixels.max()} of a palette of {len(self._palette)}")
-        return np.asarray(pixels)
+        levels = np.asarray(imagecodecs.png_decode(_png(chunks)) // self._step)
+        return levels if self._palette is None else self._palette.checked(levels)
 
     def _shown(self, levels: Array) -> Array:
         if self._palette is not None:
-            return self._palette[levels[..., 0].astype(np.intp)]
+            return self._palette.shown(levels)
         return levels * np.asarray(self._step, levels.dtype) if self._step > 1 else levels
 
     def _exchanged(self, data: bytes, levels: Array, pixels: Array) -> bytes:
@@ -184,7 +185,7 @@ class PngImage(RasterImage):
 
     def _to_levels(self, levels: Array, pixels: Array) -> Array:
         if self._palette is not None:
-            return nearest_indices(self._palette, levels, pixels)
+            return self._palette.nearest(levels, pixels)
         if self._step > 1:
             pixels = ((pixels.astype(np.uint16) + self._step // 2) // self._step).astype(np.uint8)
         return pixels if self._key is None else _keep_key(self._key, levels, pixels)
@@ -228,8 +229,8 @@ def _checksum(name: bytes, body: bytes) -> bytes:
 
 def _png_colours(
     colour: int, found: dict[bytes, bytes]
-) -> tuple[NDArray[np.uint8] | None, NDArray[np.uint16] | None]:
-    """The palette (N, 3 or 4) of an indexed picture; of others the one colour that is transparent."""
+) -> tuple[Palette | None, NDArray[np.uint16] | None]:
+    """The palette of an indexed picture; of others the one colour that is transparent."""
     clear = found.get(b"tRNS")
     if colour != PALETTE:
         usable = clear is not None and len(clear) == 2 * _PNG_CHANNELS[colour]
@@ -238,34 +239,10 @@ def _png_colours(
     if not 0 < len(palette) <= 256:
         raise ValueError(f"a palette of {len(palette)} colours")
     if clear is None:
-        return palette, None
+        return Palette(palette), None
     opacity = np.full(len(palette), 255, np.uint8)
     opacity[: len(clear)] = np.frombuffer(clear, np.uint8)[: len(palette)]
-    return np.column_stack([palette, opacity]), None
-
-
-def packed(numbers: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Rows of numbers (H, W) as bytes that hold so many bits of each, one behind the other."""
-    places = np.unpackbits(numbers[..., None], axis=-1)[..., 8 - bits :]
-    return np.packbits(places.reshape(len(numbers), -1), axis=1)
-
-
-def nearest_indices(palette: NDArray[np.uint8], levels: Array, pixels: Array) -> Array:
-    """Palette indices: the old one where the colour is unchanged, else the nearest colour of its opacity."""
-    from scipy.spatial import KDTree
-
-    indices = levels.copy()
-    old = palette[levels[..., 0].astype(np.intp)]
-    changed = np.any(old != pixels, axis=-1)
-    opacity = palette[:, 3] if palette.shape[1] == 4 else np.full(len(palette), 255, np.uint8)
-    was = opacity[levels[..., 0].astype(np.intp)]
-    for value in np.unique(was[changed]):
-        allowed = np.flatnonzero(opacity == value)
-        wanted = changed & (was == value)
-        colours, back = np.unique(pixels[wanted][:, :3], axis=0, return_inverse=True)
-        nearest = KDTree(palette[allowed, :3].astype(float)).query(colours.astype(float))[1]
-        indices[wanted, 0] = allowed[nearest][back.reshape(-1)]
-    return indices
+    return Palette(np.column_stack([palette, opacity])), None
 
 
 def _keep_key(key: NDArray[np.uint16], levels: Array, pixels: Array) -> Array:
