@@ -14,7 +14,8 @@ from skimage import data
 from snowmelt import images, zoo
 from snowmelt.metrics import psnr
 
-QUALITY = Path(__file__).parents[1] / "benchmarks" / "quality.py"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+QUALITY = BENCHMARKS / "quality.py"
 
 
 def crop(top: int) -> NDArray[np.uint8]:
@@ -55,3 +56,17 @@ def test_quality_holds_models_against_peers(folder: Path) -> None:
     assert scores["ffdnet"] == pytest.approx(as_it_is, abs=0.01)
     assert scores[base] > as_it_is + 5
     assert "protocol" in done.stdout
+
+
+def test_patterns_repeat_and_no_two_are_alike(tmp_path: Path) -> None:
+    """The pictures that the models that ship learnt from can be drawn again: the first two of them."""
+    for folder in ("once", "again"):
+        command = [sys.executable, str(BENCHMARKS / "patterns.py"), str(tmp_path / folder)]
+        subprocess.run([*command, "--count", "2"], check=True)
+    pictures = [images.read(path) for path in sorted((tmp_path / "once").iterdir())]
+    assert [(each.shape, each.dtype) for each in pictures] == [((320, 320, 3), np.uint8)] * 2
+    assert min(each.std() for each in pictures) > 10
+    assert np.abs(np.diff(pictures[0].astype(int), axis=1)).mean() > 1
+    assert not np.array_equal(*pictures)
+    again = [images.read(path) for path in sorted((tmp_path / "again").iterdir())]
+    np.testing.assert_array_equal(pictures, again)
