@@ -1,5 +1,7 @@
 """Quality against peers by the published protocol: Gaussian noise on BSD68, Set12, CBSD68.
 
+Or on soft photographs, as cameras store them: the means of many shots in PolyU, in grey or in colour.
+
     python benchmarks/quality.py                          DnCNN and FFDNet on BSD68 at sigma 25
     python benchmarks/quality.py --model model.onnx       and a model of ours, in the same run
     python benchmarks/quality.py --against nlm,tv         and filters, tuned on BSDS500's training images
@@ -30,6 +32,14 @@ from snowmelt.cases import Picture
 from snowmelt.evaluation import Contender
 
 DATA = Path(os.environ.get("SNOWMELT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+SETS = {  # where the clean images are
+    "bsd68": "bsd68",
+    "set12": "set12",
+    "cbsd68": "cbsd68",
+    "soft-grey": "polyu/*_mean.JPG",
+    "soft-colour": "polyu/*_mean.JPG",
+}
+COLOUR = ("cbsd68", "soft-colour")
 PUBLISHED = {  # dB on BSD68 and CBSD68, from the papers
     ("dncnn", "bsd68"): {15: 31.73, 25: 29.23, 50: 26.23},
     ("ffdnet", "bsd68"): {15: 31.63, 25: 29.19, 50: 26.29},
@@ -48,7 +58,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Quality against peers.")
-    parser.add_argument("--sets", nargs="+", default=["bsd68"], help="bsd68, set12, cbsd68")
+    parser.add_argument("--sets", nargs="+", default=["bsd68"], choices=SETS)
     parser.add_argument("--sigmas", nargs="+", type=int, default=[25], help="15, 25 or 50")
     parser.add_argument("--peers", nargs="*", default=["dncnn", "ffdnet"])
     parser.add_argument("--model", nargs="*", default=[], help="model files of ours")
@@ -59,11 +69,10 @@ def _options() -> argparse.Namespace:
 
 def _compare(name: str, sigma: int, options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
-    colour = name == "cbsd68"
+    colour = name in COLOUR
     kind = noise.Gaussian(sigma / 255)
-    scored = cases.with_noise(_clean(DATA / name), kind)
-    training = _clean(DATA / "bsds500" / "train")
-    tuning = cases.with_noise(training if colour else cases.made_grey(training), kind)
+    scored = cases.with_noise(_clean(SETS[name], grey=name == "soft-grey"), kind)
+    tuning = cases.with_noise(_clean("bsds500/train", grey=not colour), kind)
     contenders = [Contender(each, peer(each, sigma, colour)) for each in options.peers]
     contenders += [_ours(path, sigma, colour) for path in options.model]
     against = [each for each in options.against.split(",") if each]
@@ -77,8 +86,9 @@ def _compare(name: str, sigma: int, options: argparse.Namespace) -> None:
     print(results.table(measured), flush=True)
 
 
-def _clean(folder: Path) -> cases.Collection:
-    return cases.from_files([str(folder)], ("clean",))
+def _clean(place: str, *, grey: bool) -> cases.Collection:
+    images = cases.from_files([str(DATA / place)], ("clean",))
+    return cases.made_grey(images) if grey else images
 
 
 def progress(items: Sequence[Any], what: str) -> Iterable[Any]:
