@@ -34,6 +34,19 @@ def smooth_field(rng: np.random.Generator, side: int, scale: float) -> Field:
     return (values - values.mean()) / (values.std() + 1e-9)
 
 
+def turned(rows: Field, columns: Field, angle: float) -> tuple[Field, Field]:
+    """Coordinates along an axis at that angle to the rows, and across it."""
+    return (
+        columns * np.cos(angle) + rows * np.sin(angle),
+        rows * np.cos(angle) - columns * np.sin(angle),
+    )
+
+
+def any_scale(rng: np.random.Generator, ends: tuple[float, float]) -> float:
+    """A number between two, every doubling as likely."""
+    return float(np.exp(rng.uniform(*np.log(ends))))
+
+
 def wave(phase: Field, rng: np.random.Generator) -> Field:
     """One repeat for each step of the phase by 1: from a sine to hard bars, in [0, 1]."""
     hardness, bar = rng.choice([0.0, 3.0, 12.0]), rng.uniform(0.3, 0.7)
@@ -97,7 +110,7 @@ PATTERNS = (plaid, plaid, plaid, checks, twill, zigzag, bricks, dots, lines)
 def surface(rng: np.random.Generator, side: int) -> Field:
     """A surface patterned in two colours, or every fourth time a plain one, (side, side, 3)."""
     shade = 0.08 * rng.uniform(0, 2) * smooth_field(rng, side, side / 2)[..., None]
-    contrast = float(np.exp(rng.uniform(*np.log(CONTRASTS))))
+    contrast = any_scale(rng, CONTRASTS)
     ground, saturation = rng.uniform(0, 1 - contrast), 0.3 * rng.uniform() ** 2
     dark, bright = (
         grey + saturation * rng.uniform(-1, 1, 3) for grey in (ground, ground + contrast)
@@ -112,20 +125,18 @@ def surface(rng: np.random.Generator, side: int) -> Field:
 def coordinates(rng: np.random.Generator, side: int) -> tuple[Field, Field]:
     """Across and along a pattern, in repeats of it, turned by any angle and bent a little or much."""
     rows, columns = np.indices((side, side), dtype=np.float64)
-    period = FINER * float(np.exp(rng.uniform(*np.log(PERIODS))))
+    period = FINER * any_scale(rng, PERIODS)
     angle, bend = rng.uniform(0, np.pi), rng.uniform() ** 2 * side / 12
     rows, columns = (axis + bend * smooth_field(rng, side, side / 2) for axis in (rows, columns))
-    across = (columns * np.cos(angle) + rows * np.sin(angle)) / period + rng.uniform()
-    along = (rows * np.cos(angle) - columns * np.sin(angle)) / period + rng.uniform()
-    return across, along
+    across, along = turned(rows, columns, angle)
+    return across / period + rng.uniform(), along / period + rng.uniform()
 
 
 def shape(rng: np.random.Generator, side: int) -> NDArray[np.bool_]:
     """Where a surface lies: half of the picture, a blot, or a turned rectangle."""
     rows, columns = np.indices((side, side), dtype=np.float64)
     angle, row, column = rng.uniform(0, 2 * np.pi), *rng.uniform(0, side, 2)
-    u = (columns - column) * np.cos(angle) + (rows - row) * np.sin(angle)
-    v = (rows - row) * np.cos(angle) - (columns - column) * np.sin(angle)
+    u, v = turned(rows - row, columns - column, angle)
     kind = rng.integers(3)
     if kind == 0:
         return u > 0

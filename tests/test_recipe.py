@@ -55,6 +55,13 @@ def test_a_recipe_goes_over_another() -> None:
         ({"optimizer": {"name": "adamm"}}, "did you mean 'adam'"),
         ({"optimizer": {"schedule": "onecycle"}}, "did you mean 'one-cycle'"),
         ({"optimizer": {"warmup": 1.0}}, "expected a part of 1"),
+        (
+            {"data": {"resize": [2.0]}},
+            r"data.resize = \[2.0\]: expected the least and the greatest",
+        ),
+        ({"data": {"resize": [2.0, 0.5]}}, "expected the least and the greatest factor"),
+        ({"data": {"resize": [0.0, 2.0]}}, "expected the least and the greatest factor"),
+        ({"data": {"resized": 0.0}}, "resized = 0.0: expected a part of 1"),
         ({"training": {"epochs": 0}}, "training.epochs = 0: expected 1 or more"),
         ({"training": {"epochs": 1.5}}, "training.epochs = 1.5: expected a whole number"),
         ({"training": {"epochs": True}}, "expected a whole number"),

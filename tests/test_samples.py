@@ -133,6 +133,19 @@ def test_noise_has_the_level_that_is_told_and_errors_weigh_alike() -> None:
     torch.testing.assert_close(batch.weight[:, 0, 0, 0], 1 / (strength + LEAST_LEVEL))
 
 
+def test_enlarged_pictures_are_softer_and_as_large() -> None:
+    random = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+    def steps(resize: tuple[float, ...]) -> float:
+        clean = Noised(in_memory([random]), parse("gaussian:0"), resize=resize, resized=1)
+        batch = crops(clean, batch=20, patch=32).batch(0, Share())
+        assert batch.target.shape == (20, 3, 32, 32)
+        assert 0 <= batch.target.min() < batch.target.max() <= 1
+        return float(batch.target.diff(dim=3).abs().mean())
+
+    assert steps((1, 3)) < 0.75 * steps(())
+
+
 def slopes(side: int, resize: tuple[float, ...], resized: float = 0.5) -> torch.Tensor:
     """How steep a ramp of 1 grey level a row has become, in each of 200 squares."""
     ramp = np.broadcast_to(np.arange(100, dtype=np.uint8)[:, None, None], (100, 100, 1))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from snowmelt.errors import UserError
 from snowmelt.images.base import Array, Layout
-from snowmelt.images.palette import Palette, packed
+from snowmelt.images.palette import Palette, packed, unpacked
 from snowmelt.images.raster import RasterImage, picture_layout
 
 _GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
@@ -143,7 +143,7 @@ class BmpImage(RasterImage):
         rows = self._rows(data)
         width = self.layout.width
         if self._bits <= 8:
-            levels = _unpacked(rows, self._bits)[:, :width, None]
+            levels = unpacked(rows, self._bits)[:, :width, None]
             return levels if self._palette is None else self._palette.checked(levels)
         pixels = rows[:, : self._bits // 8 * width].reshape(len(rows), width, -1)
         return pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]  # stored as blue, green, red
@@ -165,9 +165,9 @@ class BmpImage(RasterImage):
         if self._bits <= 8:
             if self._palette is not None:
                 pixels = self._palette.nearest(levels, pixels)
-            unpacked = _unpacked(rows, self._bits)
-            unpacked[:, : self.layout.width] = pixels[..., 0]
-            rows = packed(unpacked, self._bits)
+            numbers = unpacked(rows, self._bits)
+            numbers[:, : self.layout.width] = pixels[..., 0]
+            rows = packed(numbers, self._bits)
         else:
             changed = levels.copy()
             changed[..., : pixels.shape[2]] = pixels
@@ -197,11 +197,3 @@ def _palette(data: bytes, size: int, bits: int) -> Palette:
 def _is_grey(palette: NDArray[np.uint8]) -> bool:
     """Whether each of 256 indices is its own grey."""
     return len(palette) == 256 and bool((palette == np.arange(256)[:, None]).all())
-
-
-def _unpacked(rows: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Bytes of a row as the numbers of so many bits in them."""
-    places = np.unpackbits(rows, axis=1).reshape(len(rows), -1, bits)
-    whole = np.zeros((*places.shape[:2], 8), np.uint8)
-    whole[..., 8 - bits :] = places
-    return np.packbits(whole, axis=-1)[..., 0]

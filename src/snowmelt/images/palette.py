@@ -58,5 +58,13 @@ def packed(numbers: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     return np.packbits(places.reshape(len(numbers), -1), axis=1)
 
 
+def unpacked(rows: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Bytes of a row as the numbers of so many bits in them."""
+    places = np.unpackbits(rows, axis=1).reshape(len(rows), -1, bits)
+    whole = np.zeros((*places.shape[:2], 8), np.uint8)
+    whole[..., 8 - bits :] = places
+    return np.packbits(whole, axis=-1)[..., 0]
+
+
 def _places(numbers: Array) -> NDArray[np.intp]:
     return numbers[..., 0].astype(np.intp)
