@@ -32,8 +32,8 @@ GAUSSIAN = (
     "rounded to 8 bits; PSNR over all pixels and channels, mean over the images; level told; f32"
 )
 LICENCE = (
-    "MIT for the weights; learnt from BSDS500 train and test (Berkeley, for research), six free "
-    "photographs (CC0, Unsplash and Pexels licences) and drawn patterns"
+    "MIT for the weights; learnt from BSDS500 train and test (Berkeley, for research), free photographs "
+    "(public domain, CC0, Unsplash and Pexels licences) and drawn patterns"
 )
 
 

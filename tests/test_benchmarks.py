@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from skimage import data
 
 from snowmelt import images, zoo
@@ -70,3 +71,20 @@ def test_patterns_repeat_and_no_two_are_alike(tmp_path: Path) -> None:
     assert not np.array_equal(*pictures)
     again = [images.read(path) for path in sorted((tmp_path / "again").iterdir())]
     np.testing.assert_array_equal(pictures, again)
+
+
+def test_pieces_have_detail_and_no_noise(tmp_path: Path) -> None:
+    """Of sky, of a noisy and of a good piece, each 160 x 160 when reduced, the good one is kept."""
+    good = data.astronaut()[100:420, 30:350].astype(float)
+    noisy = good + np.random.default_rng(0).normal(0, 40, good.shape)
+    sky = np.broadcast_to(np.linspace(90, 200, 320)[:, None, None], good.shape)
+    row = np.concatenate([sky, noisy, good], axis=1)
+    framed = np.pad(row, ((8, 8), (4, 4), (0, 0)))
+    (tmp_path / "photos").mkdir()
+    photo = Image.fromarray(np.clip(framed, 0, 255).astype(np.uint8))
+    photo.save(tmp_path / "photos" / "a.jpg", quality=98, subsampling=0)
+    command = [sys.executable, str(BENCHMARKS / "pieces.py"), str(tmp_path / "photos")]
+    subprocess.run([*command, str(tmp_path / "pieces"), "--side", "160"], check=True)
+    (kept,) = (tmp_path / "pieces").iterdir()
+    reduced = good.reshape(160, 2, 160, 2, 3).mean((1, 3))
+    assert np.abs(images.read(kept) - reduced).mean() < 2
