@@ -2,9 +2,9 @@
 
     python benchmarks/pieces.py PHOTOS FOLDER [--reduce 2] [--side 360]
 
-Sharp small pictures come of large soft ones: reducing hides the sensor's noise and JPEG's traces. Of most
-photographs half is sky or water, of which there is nothing to learn; such pieces are left out, and so are
-those where `snowmelt inspect` would measure noise.
+Sharp small pictures come of large soft ones: reducing hides the sensor's noise and JPEG's traces. Sky and
+water teach little; such pieces are left out, and so are those where noise is measured, as `snowmelt denoise`
+does it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,9 @@ NOISE = 2 / 255  # most that is measured, in middle grey
 def pieces(picture: Image.Image, reduce: int, side: int) -> Iterator[Pixels]:
     """The pieces (side, side, 3) of a photograph that are worth learning from, row by row, centred."""
     pixels = np.asarray(picture.convert("RGB").reduce(reduce))
-    margins = [length % side // 2 for length in pixels.shape[:2]]
-    rows, columns = (
-        range(margin, length - side + 1, side)
-        for margin, length in zip(margins, pixels.shape, strict=False)
-    )
-    for row in rows:
-        for column in columns:
+    height, width = pixels.shape[:2]
+    for row in range(height % side // 2, height - side + 1, side):
+        for column in range(width % side // 2, width - side + 1, side):
             piece = pixels[row : row + side, column : column + side]
             if detail(piece) >= DETAIL and noise(piece) <= NOISE:
                 yield piece
