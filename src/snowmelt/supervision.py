@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
 from snowmelt import levels, sources
@@ -86,14 +87,14 @@ class Noised:
         resized: float = 0.5,
     ) -> None:
         self.pictures, self.noise, self._noise = pictures, str(noise), noise
-        self._resize, self._resized = resize, resized
+        self.resize, self.resized = resize, resized
         drawn = noises.draw(noise, np.random.default_rng(0))
         self.level: float | None = None if isinstance(drawn, levels.KINDS) else USUAL_LEVEL
 
     def __call__(self, index: int, rows: slice, columns: slice, rng: np.random.Generator) -> Sample:
         """See `Supervision`."""
-        if self._resize and rng.random() < self._resized:
-            factor = math.exp(rng.uniform(*np.log(self._resize)))
+        if self.resize and rng.random() < self.resized:
+            factor = math.exp(rng.uniform(*np.log(self.resize)))
             clean = self.resized_crop(index, rows, columns, factor)
         else:
             clean = self.pictures.crop(index, rows, columns)
@@ -114,7 +115,8 @@ class Noised:
             _scaled(part, length, max(factor, least))
             for part, length in zip((rows, columns), shape, strict=True)
         )
-        return _resized(self.pictures.crop(index, *source), *sides)
+        bands = torch.from_numpy(self.pictures.crop(index, *source).transpose(2, 0, 1).copy())
+        return changed_size(bands[None], *sides)[0].permute(1, 2, 0).numpy()
 
 
 def _scaled(part: slice, length: int, factor: float) -> slice:
@@ -125,11 +127,10 @@ def _scaled(part: slice, length: int, factor: float) -> slice:
     return slice(start, start + needed)
 
 
-def _resized(picture: Picture, height: int, width: int) -> Picture:
-    """A picture (H, W, C) of another size, by cubic interpolation, smoothed where it gets smaller."""
-    bands = torch.from_numpy(picture.transpose(2, 0, 1).copy())[None]
-    resized = functional.interpolate(bands, (height, width), mode="bicubic", antialias=True)[0]
-    return resized.clamp(0, 1).permute(1, 2, 0).numpy()
+def changed_size(pictures: Tensor, height: int, width: int) -> Tensor:
+    """Pictures (B, C, H, W) of another size, by cubic interpolation, smoothed where they get smaller."""
+    resized = functional.interpolate(pictures, (height, width), mode="bicubic", antialias=True)
+    return resized.clamp(0, 1)
 
 
 def _mean_level(level: float | Picture) -> float:

@@ -39,6 +39,7 @@ from snowmelt import (
     looks,
     modelfile,
     models,
+    ondevice,
     optimizers,
     parallel,
     processor,
@@ -257,6 +258,7 @@ class Run:
         self.quiet = quiet or not self.leads
         self.device = next(state.network.parameters()).device
         self.bf16 = use_bf16(recipe.training.precision, self.device)
+        torch.backends.cudnn.benchmark = True  # batches are of one size
         self.error = LOSSES[recipe.training.loss]
         self.steps = chosen.steps * recipe.training.epochs
         self.trained: nn.Module = parallel.together(state.network, share)
@@ -284,6 +286,7 @@ class Run:
             )
         parallel.check_batches(chosen, share)
         device = parallel.choose_device(recipe.training.device, share)
+        chosen = ondevice.moved(chosen, device)
         # torch's type stubs lack the argument
         network = build_network(recipe, chosen.channels).to(
             device, memory_format=torch.channels_last
@@ -355,14 +358,14 @@ class Run:
         loss.backward()  # type: ignore[no-untyped-call]
         if optimizer.clip:
             torch.nn.utils.clip_grad_norm_(state.network.parameters(), optimizer.clip)
-        value = parallel.mean(loss.item(), self.share)
-        if not math.isfinite(value):
-            self.go_back(f"the loss is {value}")
-            return
         for each in state.optimizers:
             each.step()
         if state.mean is not None:
             state.mean.update_parameters(state.network)
+        value = parallel.mean(loss.item(), self.share)  # last: a GPU is waited for here
+        if not math.isfinite(value):
+            self.go_back(f"the loss is {value}")
+            return
         state.step += 1
         state.epoch_loss += value * batch.whole
         state.epoch_pictures += batch.whole
