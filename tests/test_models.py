@@ -15,6 +15,7 @@ from snowmelt.models import (
     count_parameters,
     summary,
     with_blocks,
+    with_widths,
 )
 
 
@@ -131,6 +132,25 @@ def test_a_grown_network_begins_as_it_was_and_learns_in_its_new_blocks(block: st
         assert level_of_blocks[1].second.weight.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_widened_network_begins_as_it_was_and_learns_in_its_new_channels(
+    block: str, channels: int
+) -> None:
+    torch.manual_seed(0)
+    small = UNet([4, 6, 8], [1, 2, 1], channels, block)
+    for weights in small.parameters():
+        torch.nn.init.normal_(weights, std=0.2)
+    wide = with_widths(small, [6, 6, 12])
+    assert wide.config == small.config | {"widths": [6, 6, 12]}
+    image, level = torch.rand(1, channels, 32, 32), torch.full((1, 1, 32, 32), 0.1)
+    torch.testing.assert_close(wide(image, level), small(image, level), rtol=1e-4, atol=1e-5)
+    assert (small(image, level) - image).abs().max() > 0.1  # it is no idle network
+    wide(image, level).square().mean().backward()
+    assert wide.tail.weight.grad[:, 4:].abs().max() > 0
+    assert wide.ups[1].weight.grad[8:, :6].abs().max() > 0  # what the others learn of them
+
+
 @pytest.mark.parametrize(
     ("network", "blocks", "message"),
     [
@@ -146,3 +166,10 @@ def test_a_grown_network_begins_as_it_was_and_learns_in_its_new_blocks(block: st
 def test_what_does_not_grow(network: Network, blocks: list[int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         with_blocks(network, blocks)
+
+
+def test_no_network_loses_channels() -> None:
+    with pytest.raises(UserError, match=r"widths \[4, 7\]: expected no fewer than its \[4, 8\]"):
+        with_widths(UNet([4, 8], [1, 1]), [4, 7])
+    with pytest.raises(UserError, match="of a U-Net, as in its none"):
+        with_widths(build("recipe-cnn", {}), [9])

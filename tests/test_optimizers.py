@@ -43,6 +43,24 @@ def test_muon_steps_have_the_size_of_adams() -> None:
     assert float((weights.detach() * weights.grad).sum()) < 0  # downhill
 
 
+def test_muon_takes_a_part_of_the_weights_away_before_it_steps() -> None:
+    def stepped(weight_decay: float) -> torch.Tensor:
+        weights = nn.Parameter(torch.full((4, 6, 3, 3), 2.0))
+        weights.grad = torch.randn(4, 6, 3, 3, generator=torch.Generator().manual_seed(0))
+        Muon([weights], lr=0.1, weight_decay=weight_decay).step()
+        return weights.detach()
+
+    torch.testing.assert_close(stepped(0) - stepped(0.5), torch.full((4, 6, 3, 3), 0.1))
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_recipes_say_how_much_of_the_weights_a_step_takes_away(name: str) -> None:
+    network = UNet([8, 16], [1, 1])
+    made = optimizers.make(network, Optimizer(name=name, lr=0.1, weight_decay=2.0))
+    parts = {group["weight_decay"] for each in made for group in each.param_groups}
+    assert parts == ({0, 2.0} if name == "muon" else {2.0})
+
+
 def test_muon_steps_weights_of_one_shape_as_if_alone() -> None:
     def stepped(count: int, *, bf16: bool) -> list[torch.Tensor]:
         all_weights = [nn.Parameter(torch.ones(4, 6, 1, 1)) for _ in range(2)]

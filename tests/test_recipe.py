@@ -69,6 +69,14 @@ def test_a_recipe_goes_over_another() -> None:
         ({"network": {"widths": [8, "x"]}}, "network.widths = 'x': expected a whole number"),
         ({"network": {"widths": 8}}, "network.widths = 8: expected a list"),
         ({"pictures": {"noise_variance": -1}}, "expected 0 or more"),
+        (
+            {"optimizer": {"weight_decay": -1.0}},
+            r"optimizer.weight_decay = -1.0: expected 0 or more",
+        ),
+        (
+            {"optimizer": {"lr": 0.01, "weight_decay": 100.0}},
+            "a step would take all of the weights away",
+        ),
     ],
 )
 def test_bad_values_are_named(tables: dict[str, Any], message: str) -> None:

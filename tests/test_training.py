@@ -222,12 +222,14 @@ def test_a_network_to_go_on_from_grows(pairs_file: Path, tmp_path: Path) -> None
     keys = {"architecture": "unet", "widths": [8, 16], "blocks": [1, 1]}
     fresh = from_dict({"network": keys}, base=small(pairs_file, epochs=1))
     train(fresh, tmp_path / "fresh", quiet=True)
-    start = {"start": str(tmp_path / "fresh" / "model.onnx"), "grow": [2, 1]}
+    start = {"start": str(tmp_path / "fresh" / "model.onnx"), "grow": [2, 1], "widen": [8, 20]}
     train(from_dict({"network": start}, base=fresh), tmp_path / "grown", quiet=True)
     header = modelfile.read(tmp_path / "grown" / "model.onnx").header
-    assert header.config["blocks"] == [2, 1]
+    assert (header.config["blocks"], header.config["widths"]) == ([2, 1], [8, 20])
     with pytest.raises(UserError, match=r"network.grow = \[2, 1\] is for a network to go on from"):
         from_dict({"network": {"grow": [2, 1]}}, base=fresh)
+    with pytest.raises(UserError, match=r"network.widen = .* a new one has network.widths"):
+        from_dict({"network": {"widen": [9, 16]}}, base=fresh)
 
 
 def test_networks_are_told_the_level_that_suits_them(

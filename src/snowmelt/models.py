@@ -292,17 +292,44 @@ def with_blocks(network: Network, blocks: Sequence[int]) -> Network:
     Raises:
         UserError: A plain chain of convolutions, which has no blocks; another number of levels; fewer blocks.
     """
-    found = network.config.get("blocks", [])
-    if not isinstance(network, UNet) or len(blocks) != len(found):
-        raise UserError(
-            f"a network to go on from with blocks {list(blocks)}: expected a number for each level of a "
-            f"U-Net, as in its {found or 'none'}"
-        )
-    if any(more < count for more, count in zip(blocks, found, strict=True)):
-        raise UserError(f"blocks {list(blocks)}: expected no fewer than its {found} in any level")
-    larger = UNet(**(network.config | {"blocks": list(blocks)}))
+    larger = _larger(network, "blocks", blocks)
     larger.load_state_dict(larger.state_dict() | network.state_dict())
     return larger
+
+
+def with_widths(network: Network, widths: Sequence[int]) -> Network:
+    """The network with so many channels in each level; at first the others do not look at the new ones.
+
+    So it begins as good as it was, to rounding. New channels begin as those of a new network do and look at
+    all; what they are good for the others learn.
+
+    Raises:
+        UserError: A plain chain of convolutions; another number of levels; fewer channels.
+    """
+    larger = _larger(network, "widths", widths)
+    state = larger.state_dict()
+    for name, found in network.state_dict().items():
+        kernel, known = state[name], found
+        if name.startswith("ups."):  # transposed convolutions have their inputs first
+            kernel, known = kernel.transpose(0, 1), known.transpose(0, 1)
+        outputs, inputs = known.shape[:2]
+        kernel[:outputs, :inputs] = known
+        kernel[:outputs, inputs:] = 0
+    return larger
+
+
+def _larger(network: Network, key: str, numbers: Sequence[int]) -> UNet:
+    """A new U-Net as the network, but for its numbers of ``key`` for each level, none of which may shrink."""
+    found = network.config.get(key, [])
+    if not isinstance(network, UNet) or len(numbers) != len(found):
+        of_levels = found if isinstance(network, UNet) else "none"
+        raise UserError(
+            f"a network to go on from with {key} {list(numbers)}: expected a number for each level of a "
+            f"U-Net, as in its {of_levels}"
+        )
+    if any(more < count for more, count in zip(numbers, found, strict=True)):
+        raise UserError(f"{key} {list(numbers)}: expected no fewer than its {found} in any level")
+    return UNet(**(network.config | {key: list(numbers)}))
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -27,6 +27,9 @@ class Muon(torch.optim.Optimizer):
         parameters: Tensors of two axes or more.
         lr: Learning rate.
         momentum: Part of the running mean of gradients that stays from step to step.
+        weight_decay: Times the rate, the part of the weights that each step takes away beforehand. All
+            directions of a kernel grow alike by orthogonal steps, so that without it a deep network comes to
+            amplify some pictures beyond all bounds.
         bf16: Whether to make steps orthogonal in bfloat16, which is exact enough; weights stay as they are.
     """
 
@@ -36,9 +39,11 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         *,
         momentum: float = 0.95,
+        weight_decay: float = 0.0,
         bf16: bool = False,
     ) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(parameters, defaults)
         self.dtype = torch.bfloat16 if bf16 else torch.float32
 
     @torch.no_grad()
@@ -51,6 +56,8 @@ class Muon(torch.optim.Optimizer):
                 if weights.grad is not None:
                     by_shape.setdefault(weights.shape, []).append(weights)
             for alike in by_shape.values():
+                kept = 1 - group["lr"] * group["weight_decay"]
+                torch._foreach_mul_([*alike], kept)
                 self._step(alike, group["lr"], group["momentum"])
 
     def _step(self, alike: list[nn.Parameter], lr: float, momentum: float) -> None:
@@ -104,9 +111,15 @@ def make(
         outer = torch.optim.AdamW(
             rest, optimizer.lr, betas=(0.9, 0.99), eps=1e-7, weight_decay=0, fused=True
         )
-        return [outer, Muon(inner, optimizer.lr, bf16=bf16)] if inner else [outer]
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer.name]
-    return [kind(parameters, optimizer.lr, eps=1e-7, fused=True)]
+        if not inner:
+            return [outer]
+        return [outer, Muon(inner, optimizer.lr, weight_decay=optimizer.weight_decay, bf16=bf16)]
+    if optimizer.name == "adamw":
+        decay = optimizer.weight_decay
+        return [
+            torch.optim.AdamW(parameters, optimizer.lr, eps=1e-7, weight_decay=decay, fused=True)
+        ]
+    return [torch.optim.Adam(parameters, optimizer.lr, eps=1e-7, fused=True)]
 
 
 def learning_rate(optimizer: Optimizer, progress: float) -> float:

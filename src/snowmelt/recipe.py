@@ -79,7 +79,7 @@ class Network:
     "separable", see `models.UNet`.
 
     ``start`` is a model file to go on from; the network is then that file's, whatever the other keys say, but
-    for ``grow``: residual blocks for each level, as many as it has or more.
+    for ``grow`` and ``widen``: residual blocks and channels for each level, as many as it has or more.
     ``told`` is the noise level (of 255) that a network is told of pictures whose level nobody knows; 0: that
     at which the network to go on from is best, or 25.
     """
@@ -92,6 +92,7 @@ class Network:
     block: str = "plain"
     start: str = ""
     grow: tuple[int, ...] = ()
+    widen: tuple[int, ...] = ()
     told: float = 0.0
 
 
@@ -101,6 +102,8 @@ class Optimizer:
     along a cosine to zero; ``trapezoid`` stays there and falls to zero on a straight line over the last
     ``decay`` of all steps; ``constant`` stays at ``lr``.
 
+    ``weight_decay`` times the rate is the part of the weights that each step of "muon" or "adamw" takes away
+    (Loshchilov & Hutter, ICLR 2019), of "muon" from the kernels inside alone.
     ``clip`` is the largest norm of a gradient, 0 for any. What is kept is the running mean of the weights
     that forgets all but a part ``ema`` at each step; 0: the weights themselves.
     """
@@ -110,6 +113,7 @@ class Optimizer:
     schedule: str = "constant"
     warmup: float = 0.0
     decay: float = 0.5
+    weight_decay: float = 0.0
     clip: float = 0.0
     ema: float = 0.0
 
@@ -188,6 +192,7 @@ def _check(recipe: Recipe) -> None:
         ("training.patience", training.patience, 0),
         ("training.patch", training.patch, 0),
         ("training.seed", training.seed, 0),
+        ("optimizer.weight_decay", optimizer.weight_decay, 0),
         ("pictures.every", pictures.every, 1),
         ("pictures.noise_variance", pictures.noise_variance, 0),
     ):
@@ -196,6 +201,11 @@ def _check(recipe: Recipe) -> None:
     if not 0 < optimizer.lr < math.inf:
         raise UserError(
             f"optimizer.lr = {optimizer.lr}: expected a number above 0, such as 3e-4 or 1e-2"
+        )
+    if optimizer.lr * optimizer.weight_decay >= 1:
+        raise UserError(
+            f"optimizer.weight_decay = {optimizer.weight_decay:g} at optimizer.lr = {optimizer.lr:g}: a step "
+            "would take all of the weights away; expected less, such as 1"
         )
     for key, number in (
         ("decay", optimizer.decay),
@@ -218,11 +228,16 @@ def _check(recipe: Recipe) -> None:
         raise UserError(
             f"data.resize = {list(resize)}: expected the least and the greatest factor, such as [0.5, 2]"
         )
-    if recipe.network.grow and not recipe.network.start:
-        raise UserError(
-            f"network.grow = {list(recipe.network.grow)} is for a network to go on from (--from); a new one "
-            "has network.blocks"
-        )
+    network = recipe.network
+    for key, more, own in (
+        ("grow", network.grow, "blocks"),
+        ("widen", network.widen, "widths"),
+    ):
+        if more and not network.start:
+            raise UserError(
+                f"network.{key} = {list(more)} is for a network to go on from (--from); a new one has "
+                f"network.{own}"
+            )
     if not 0 <= optimizer.warmup < 1:
         raise UserError(f"optimizer.warmup = {optimizer.warmup}: expected a part of 1, such as 0.3")
 

@@ -197,6 +197,7 @@ def _begun(network: recipes.Network, channels: int) -> Network:
     found = modelfile.load_network(zoo.find_model(network.start, channels=channels))
     assert isinstance(found, Network)
     found = models.with_channels(found, channels)
+    found = models.with_widths(found, network.widen) if network.widen else found
     return models.with_blocks(found, network.grow) if network.grow else found
 
 
