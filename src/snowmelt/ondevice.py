@@ -58,9 +58,6 @@ class Squares:
     def __getitem__(self, chosen: Any) -> Squares:
         return Squares(self.index[chosen], self.corner[chosen], self.turn[chosen])
 
-    def __len__(self) -> int:
-        return len(self.index)
-
 
 class DeviceCrops(CropSamples):
     """Squares of clean pictures with Gaussian noise, see `CropSamples`; batches are made on a device.
