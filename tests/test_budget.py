@@ -49,6 +49,25 @@ def test_the_largest_network_that_sees_enough(
     assert f"{EPOCHS} epochs of {found.training.steps} steps" in said
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "seconds", "found"),
+    [
+        ({"name": "muon"}, 600, 0.0),  # separable blocks
+        ({"name": "muon"}, 60, 1.0),  # plain ones
+        ({"name": "muon", "weight_decay": 0.2}, 60, 0.2),
+        ({"name": "adamw"}, 60, 0.0),
+    ],
+)
+def test_a_part_of_the_weights_goes_where_blocks_are_plain(
+    optimizer: dict[str, object], seconds: int, found: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(monkeypatch, 0.2)
+    chosen, _ = fit(from_dict({"optimizer": optimizer}), seconds)
+    assert chosen.optimizer.weight_decay == found
+    named, _ = fit(from_dict({"optimizer": optimizer}), seconds, free_network=False)
+    assert named.optimizer.weight_decay == optimizer.get("weight_decay", 0.0)
+
+
 @pytest.mark.parametrize(("seconds", "patch"), [(600, 128), (150, 96), (60, 64)])
 def test_a_short_time_makes_more_and_smaller_steps(
     seconds: float, patch: int, monkeypatch: pytest.MonkeyPatch

@@ -20,12 +20,14 @@ from snowmelt.training import Run
 UNITS = {"s": 1, "m": 60, "h": 3600}
 LEAST_SECONDS = 10
 # Widths, blocks and their kind of U-Nets, the largest first. A network that sees fewer pixels than these is
-# better replaced by a smaller one, which sees more. Separable blocks pay in the largest alone: docs/log.md.
+# better replaced by a smaller one, which sees more. Separable blocks pay in the largest alone, and plain ones
+# learn better where Muon takes a part of the weights away: docs/log.md.
 NETWORKS: Sequence[tuple[tuple[int, ...], tuple[int, ...], str]] = (
     ((48, 64, 96, 128), (2, 4, 2, 2), "separable"),
     ((32, 48, 64, 96), (1, 1, 1, 1), "plain"),
     ((16, 32, 48, 64), (1, 1, 1, 1), "plain"),
 )
+WEIGHT_DECAY = 1.0  # of plain blocks
 ENOUGH_PIXELS = 60e6
 # Of a short time, more and smaller steps are made: patches are cut smaller until there are so many.
 ENOUGH_STEPS = 1500
@@ -114,7 +116,10 @@ def _candidates(recipe: Recipe, free_network: bool) -> Iterator[Recipe]:
             blocks=blocks,
             block=block,
         )
-        yield dataclasses.replace(recipe, network=network)
+        optimizer = recipe.optimizer
+        if block == "plain" and optimizer.name == "muon" and not optimizer.weight_decay:
+            optimizer = dataclasses.replace(optimizer, weight_decay=WEIGHT_DECAY)
+        yield dataclasses.replace(recipe, network=network, optimizer=optimizer)
 
 
 def _name(recipe: Recipe) -> str:
