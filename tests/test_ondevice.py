@@ -149,6 +149,12 @@ def test_pictures_too_large_for_memory_stay_where_they_are(monkeypatch: pytest.M
     assert not ondevice.can_make(clean)
 
 
+def test_numbers_that_float32_does_not_hold_stay_where_they_are() -> None:
+    for dtype, found in ((np.uint16, True), (np.uint32, False), (np.float64, False)):
+        stored = in_memory([np.zeros((32, 32, 1), dtype)])
+        assert ondevice.can_make(Noised(stored, parse("gaussian:25"))) == found
+
+
 def test_a_run_learns_from_them_and_resumes_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

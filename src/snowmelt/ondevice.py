@@ -35,12 +35,13 @@ def moved(chosen: Samples, device: torch.device) -> Samples:
 
 
 def can_make(supervision: Supervision) -> bool:
-    """Whether its samples can be made on a device."""
-    if not isinstance(supervision, Noised):
+    """Whether its samples can be made on a device, in float32."""
+    pictures = supervision.pictures
+    if not isinstance(supervision, Noised) or not np.can_cast(pictures.dtype, np.float32):
         return False
     noise = noises.parse(supervision.noise)
     kind = noise.make if isinstance(noise, Drawn) else type(noise)
-    return kind is Gaussian and sum(each.nbytes for each in supervision.pictures.stored) <= MEMORY
+    return kind is Gaussian and sum(each.nbytes for each in pictures.stored) <= MEMORY
 
 
 @dataclass(frozen=True)
