@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +55,7 @@ class Squares:
     corner: NDArray[np.float64]
     turn: Integers
 
-    def __getitem__(self, chosen: Any) -> Squares:
+    def __getitem__(self, chosen: slice) -> Squares:
         return Squares(self.index[chosen], self.corner[chosen], self.turn[chosen])
 
 
@@ -86,7 +85,7 @@ class DeviceCrops(CropSamples):
             rng.integers(8 if self.training.flips else 1, size=count),
         )
         resize = self._clean.resize
-        resized = rng.random(count) < (self._clean.resized if resize else 0)
+        resized = int(rng.binomial(count, self._clean.resized)) if resize else 0
         factor = math.exp(rng.uniform(*np.log(resize))) if resize else 1.0
         sigmas = [noises.draw(self._noise, rng).sigma for _ in range(count)]  # type: ignore[attr-defined]
         self._generator.manual_seed(int(rng.integers(2**63)))
@@ -100,16 +99,15 @@ class DeviceCrops(CropSamples):
         noisy, clean, weight, level = (share.of(each) for each in parts)
         return Batch(noisy, clean, weight, level, whole=count)
 
-    def _cut(self, squares: Squares, resized: NDArray[np.bool_], factor: float) -> Tensor:
-        """The clean pictures of a batch, some of them made ``factor`` times as large."""
-        if not resized.any():
-            return self._pixels.cut(squares, self.patch)
-        most = int(self._pixels.shapes[squares.index[resized]].min())
+    def _cut(self, squares: Squares, resized: int, factor: float) -> Tensor:
+        """The clean pictures of a batch, the first of them made ``factor`` times as large."""
+        others = self._pixels.cut(squares[resized:], self.patch)
+        if not resized:
+            return others
+        most = int(self._pixels.shapes[squares.index[:resized]].min())
         source = min(max(round(self.patch / factor), 1), most)
-        others = changed_size(self._pixels.cut(squares[resized], source), self.patch, self.patch)
-        both = torch.cat([self._pixels.cut(squares[~resized], self.patch), others])
-        order = np.argsort(np.argsort(resized, kind="stable"))
-        return both[torch.from_numpy(order).to(both.device)]
+        first = self._pixels.cut(squares[:resized], source)
+        return torch.cat([changed_size(first, self.patch, self.patch), others])
 
 
 class Pixels:
