@@ -1,38 +1,25 @@
 """Samples made on a device. They are made on the CPU here, by the same code."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from snowmelt import ondevice, training
 from snowmelt.noise import parse
 from snowmelt.ondevice import DeviceCrops, Pixels, Squares
-from snowmelt.recipe import Training, from_dict
-from snowmelt.samples import CropSamples, Share
+from snowmelt.recipe import from_dict
+from snowmelt.samples import Share
 from snowmelt.sources import Pictures
 from snowmelt.supervision import LEAST_LEVEL, BlindSpot, Noised
 
+from .test_samples import crops, in_memory, pictures
+
 CPU = torch.device("cpu")
-
-
-def in_memory(arrays: list[NDArray[Any]], *, grey: bool = False) -> Pictures:
-    names = tuple(f"{index}.png" for index in range(len(arrays)))
-    return Pictures(names, names, tuple(arrays), (0, 255), grey)
-
-
-def pictures(*sizes: tuple[int, int], channels: int = 3, grey: bool = False) -> Pictures:
-    random = np.random.default_rng(0)
-    arrays = [random.integers(0, 256, (*size, channels), np.uint8) for size in sizes]
-    return in_memory(arrays, grey=grey)
-
-
-def crops(supervision: Any, **keys: Any) -> CropSamples:
-    return CropSamples(supervision, supervision, Training(**keys), multiple=8)
 
 
 def on_device(clean: Pictures, noise: str = "gaussian:0-55", **keys: Any) -> DeviceCrops:
@@ -45,7 +32,7 @@ def on_device(clean: Pictures, noise: str = "gaussian:0-55", **keys: Any) -> Dev
 def test_squares_are_those_of_the_pictures_turned(grey: bool, dtype: Any) -> None:
     random = np.random.default_rng(0)
     arrays = [random.integers(0, 256, (*size, 3)).astype(dtype) for size in ((40, 60), (33, 20))]
-    clean = in_memory(arrays, grey=grey)
+    clean = replace(in_memory(arrays), grey=grey)
     index, turn = np.arange(16) % 2, np.arange(16) // 2
     corner = random.random((16, 2))
     corner[:2] = 0
@@ -62,14 +49,14 @@ def test_squares_are_those_of_the_pictures_turned(grey: bool, dtype: Any) -> Non
 
 
 def test_the_last_row_and_column_are_reached() -> None:
-    clean = pictures((20, 30), channels=1)
+    clean = pictures((20, 30))
     last = Squares(np.array([0]), np.full((1, 2), np.nextafter(1, 0)), np.array([0]))
     found = Pixels(clean, CPU).cut(last, 16)[0, 0]
     np.testing.assert_allclose(found, clean.whole(0)[4:, 14:, 0], atol=1e-6)
 
 
 def test_pictures_too_small_are_mirrored_as_on_a_cpu() -> None:
-    clean = pictures((5, 40))
+    clean = pictures((5, 40), channels=3)
     found = Pixels(clean, CPU).cut(Squares(np.array([0]), np.zeros((1, 2)), np.array([0])), 16)
     expected = np.pad(clean.whole(0)[:, :16], ((0, 11), (0, 0), (0, 0)), mode="symmetric")
     np.testing.assert_allclose(found[0].movedim(0, -1), expected, atol=1e-6)
@@ -77,7 +64,7 @@ def test_pictures_too_small_are_mirrored_as_on_a_cpu() -> None:
 
 def test_a_batch_depends_on_seed_and_step_alone_and_ranks_share_it() -> None:
     keys: Any = {"batch": 6, "patch": 16, "flips": True, "resize": (0.5, 2)}
-    made = on_device(pictures((40, 60), (64, 32)), **keys)
+    made = on_device(pictures((40, 60), (64, 32), channels=3), **keys)
     batch = made.batch(5, Share())
     assert not torch.equal(made.batch(6, Share()).noisy, batch.noisy)
     parts = [made.batch(5, Share(rank, 3)) for rank in range(3)]
@@ -85,19 +72,23 @@ def test_a_batch_depends_on_seed_and_step_alone_and_ranks_share_it() -> None:
     for rank, part in enumerate(parts):
         for name in ("noisy", "target", "weight", "level"):
             assert torch.equal(getattr(part, name), getattr(batch, name)[rank::3])
-    other = on_device(pictures((40, 60), (64, 32)), seed=1, **keys)
+    other = on_device(pictures((40, 60), (64, 32), channels=3), seed=1, **keys)
     assert not torch.equal(other.batch(5, Share()).target, batch.target)
 
 
 def test_noise_has_the_level_that_is_told_and_errors_weigh_alike() -> None:
-    batch = on_device(pictures((200, 200)), "gaussian:5-50", batch=8, patch=128).batch(0, Share())
+    batch = on_device(pictures((200, 200), channels=3), "gaussian:5-50", batch=8, patch=128).batch(
+        0, Share()
+    )
     assert (batch.noisy.shape, batch.level.shape) == ((8, 3, 128, 128), (8, 1, 128, 128))
     noise, told = batch.noisy - batch.target, batch.level[:, 0, 0, 0]
     assert torch.allclose(noise.std(dim=(1, 2, 3)), told, rtol=0.02)  # 0.3% expected
     assert told.min() < 0.08 < 0.12 < told.max()
     strength = noise.square().mean(dim=(1, 2, 3)).sqrt()
     torch.testing.assert_close(batch.weight[:, 0, 0, 0], 1 / (strength + LEAST_LEVEL))
-    one = on_device(pictures((64, 64)), "gaussian:25", batch=2, patch=32).batch(0, Share())
+    one = on_device(pictures((64, 64), channels=3), "gaussian:25", batch=2, patch=32).batch(
+        0, Share()
+    )
     assert torch.allclose(one.level, torch.tensor(25 / 255))
 
 
@@ -131,7 +122,7 @@ def test_a_part_of_each_step_is_resized_by_one_factor() -> None:
 
 
 def test_only_gaussian_noise_on_clean_pictures_is_made_on_a_gpu() -> None:
-    clean, cuda = pictures((32, 32)), torch.device("cuda")
+    clean, cuda = pictures((32, 32), channels=3), torch.device("cuda")
     gaussian = crops(Noised(clean, parse("gaussian:0-55")), patch=16)
     assert ondevice.moved(gaussian, CPU) is gaussian
     assert ondevice.can_make(gaussian.supervision)
@@ -144,7 +135,7 @@ def test_only_gaussian_noise_on_clean_pictures_is_made_on_a_gpu() -> None:
 
 
 def test_pictures_too_large_for_memory_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    clean = Noised(pictures((32, 32)), parse("gaussian:25"))
+    clean = Noised(pictures((32, 32), channels=3), parse("gaussian:25"))
     monkeypatch.setattr(ondevice, "MEMORY", 32 * 32 * 3 - 1)
     assert not ondevice.can_make(clean)
 

@@ -38,9 +38,9 @@ def can_make(supervision: Supervision) -> bool:
     pictures = supervision.pictures
     if not isinstance(supervision, Noised) or not np.can_cast(pictures.dtype, np.float32):
         return False
-    noise = noises.parse(supervision.noise)
-    kind = noise.make if isinstance(noise, Drawn) else type(noise)
-    return kind is Gaussian and sum(each.nbytes for each in pictures.stored) <= MEMORY
+    noise = supervision.kind
+    make = noise.make if isinstance(noise, Drawn) else type(noise)
+    return make is Gaussian and sum(each.nbytes for each in pictures.stored) <= MEMORY
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class DeviceCrops(CropSamples):
         held_out, multiple = crops._held_out, crops._multiple
         super().__init__(crops.supervision, held_out, crops.training, multiple=multiple)
         assert isinstance(crops.supervision, Noised)
-        self._clean, self._noise = crops.supervision, noises.parse(crops.supervision.noise)
+        self._clean = crops.supervision
         self._pixels = Pixels(crops.supervision.pictures, device)
         self._generator = torch.Generator(device)
 
@@ -80,14 +80,14 @@ class DeviceCrops(CropSamples):
         count = self.training.batch
         rng = np.random.default_rng((self.training.seed, 1, step))
         squares = Squares(
-            np.searchsorted(self._chances[:-1], rng.random(count), side="right"),
+            self._chosen(rng.random(count)),
             rng.random((count, 2)),
             rng.integers(8 if self.training.flips else 1, size=count),
         )
         resize = self._clean.resize
         resized = int(rng.binomial(count, self._clean.resized)) if resize else 0
         factor = math.exp(rng.uniform(*np.log(resize))) if resize else 1.0
-        sigmas = [noises.draw(self._noise, rng).sigma for _ in range(count)]  # type: ignore[attr-defined]
+        sigmas = [noises.draw(self._clean.kind, rng).sigma for _ in range(count)]  # type: ignore[attr-defined]
         self._generator.manual_seed(int(rng.integers(2**63)))
 
         clean = self._cut(squares, resized, factor)

@@ -56,8 +56,8 @@ class Muon(torch.optim.Optimizer):
                 if weights.grad is not None:
                     by_shape.setdefault(weights.shape, []).append(weights)
             for alike in by_shape.values():
-                kept = 1 - group["lr"] * group["weight_decay"]
-                torch._foreach_mul_([*alike], kept)
+                if group["weight_decay"]:
+                    torch._foreach_mul_([*alike], 1 - group["lr"] * group["weight_decay"])
                 self._step(alike, group["lr"], group["momentum"])
 
     def _step(self, alike: list[nn.Parameter], lr: float, momentum: float) -> None:

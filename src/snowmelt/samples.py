@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from snowmelt import cases, tiles
@@ -299,12 +300,16 @@ class CropSamples:
     def sample(self, step: int, place: int) -> Sample:
         """The sample at a place of a step's batch."""
         rng = np.random.default_rng((self.training.seed, 1, step, place))
-        index = int(np.searchsorted(self._chances[:-1], rng.random(), side="right"))
+        index = int(self._chosen(rng.random()))
         height, width = self.supervision.pictures.shapes[index]
         rows, columns = (_random_slice(length, self.patch, rng) for length in (height, width))
         sample = self.supervision(index, rows, columns, rng)
         turn = int(rng.integers(8)) if self.training.flips else 0
         return _changed(sample, lambda picture: _turned(_padded(picture, self.patch), turn))
+
+    def _chosen(self, drawn: float | NDArray[np.float64]) -> Any:
+        """The picture, or one for each, of numbers drawn evenly from 0 to 1; each pixel is as likely."""
+        return np.searchsorted(self._chances[:-1], drawn, side="right")
 
     def _held_out_sample(self, index: int) -> Sample:
         """The middle of a held-out picture; its sides divide by what the network needs."""

@@ -86,7 +86,7 @@ class Noised:
         resize: tuple[float, ...] = (),
         resized: float = 0.5,
     ) -> None:
-        self.pictures, self.noise, self._noise = pictures, str(noise), noise
+        self.pictures, self.noise, self.kind = pictures, str(noise), noise
         self.resize, self.resized = resize, resized
         drawn = noises.draw(noise, np.random.default_rng(0))
         self.level: float | None = None if isinstance(drawn, levels.KINDS) else USUAL_LEVEL
@@ -98,7 +98,7 @@ class Noised:
             clean = self.resized_crop(index, rows, columns, factor)
         else:
             clean = self.pictures.crop(index, rows, columns)
-        noise = noises.draw(self._noise, rng)
+        noise = noises.draw(self.kind, rng)
         noisy = noise(clean, rng)
         told = noises.level(noise, clean) if self.level is None else self.level
         strength = math.sqrt(np.square(noisy - clean).mean(dtype=np.float64))
