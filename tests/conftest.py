@@ -24,6 +24,11 @@ def write_pairs(path: Path, *, train: int = 8, test: int = 2, side: int = 32) ->
 
 
 @pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
 def pairs_file(tmp_path: Path) -> Path:
     return write_pairs(tmp_path / "pairs.h5")
 

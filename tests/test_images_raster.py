@@ -21,11 +21,6 @@ H, W = 23, 31
 
 
 @pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-@pytest.fixture
 def picture(rng):
     return rng.integers(0, 256, (H, W, 3), dtype=np.uint8)
 

@@ -21,11 +21,6 @@ H, W = 37, 53
 PLACES = {273, 279, 324, 325}
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 def noise(shape, dtype, seed=0):
     """Values over the whole range of a type."""
     rng, dtype = np.random.default_rng(seed), np.dtype(dtype)
