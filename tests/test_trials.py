@@ -122,6 +122,12 @@ def taking(taken, more):
     return denoise
 
 
+def evidence(picture, taken):
+    traces = trials.measure(picture, taking(taken, 1.05))
+    assert traces is not None
+    return traces.evidence
+
+
 def test_noise_is_what_a_network_takes_once_and_coarsely():
     flat = photo()
     random = np.random.default_rng(0)
@@ -131,7 +137,9 @@ def test_noise_is_what_a_network_takes_once_and_coarsely():
     assert trials.camera_level(noisy, taking(coarse, 3)) == 0  # the more is told, the more it takes
     assert trials.camera_level(flat + white, taking(white, 1.05)) == 0
     rough = flat + 30 * white  # where much more is left than was taken
-    assert trials.camera_level(rough, taking(coarse, 1.05)) == 0
+    assert evidence(rough, coarse) < evidence(noisy, coarse) - 3
+    striped = np.broadcast_to(coarse[:, :1], coarse.shape)  # far along rows, as texture goes
+    assert evidence(noisy, striped) < evidence(noisy, coarse) - 3
     assert trials.measure(noisy, taking(coarse / 20, 1.05)) is None  # too faint to be seen
     assert trials.measure(0 * noisy, taking(coarse, 1.05)) is None  # black
     assert trials.told(0) == 0

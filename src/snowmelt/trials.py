@@ -9,7 +9,8 @@ that knows white noise takes both away, but not alike:
 
 - Told twice as much, it takes little more of noise, and much more of texture.
 - Where a picture is flat, it takes more of noise than it leaves of the picture.
-- Colours of a camera's noise are coarse: what it takes of neighbours is much the same.
+- Colours of a camera's noise are coarse: what it takes of neighbours is much the same. Its brightness was
+  smoothed by less: next neighbours share most of it, those two pixels apart little.
 
 Shapes: H height, W width; pictures are (H, W, C), 0 black and 1 white, blocks (N, SIDE, SIDE).
 """
@@ -46,9 +47,9 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 LEAST = 1e-5  # instead of nothing, in ratios
 FAINTEST = 0.5 / 255  # noise that can be seen where a picture is flat
 # Weights of a linear discriminant, fitted by benchmarks/camera_level.py; docs/denoise.md says how good it is.
-WEIGHTS, NONE = (-8.43, 1.8, 33.53), -28.49
+WEIGHTS, NONE = (-8.24, 1.18, 42.07, 15.44, -16.94), -41.39
 # The level for the least evidence and for that of ENOUGH.
-WEAKEST, STRONGEST, ENOUGH = 4 / 255, 10 / 255, 1.0
+WEAKEST, STRONGEST, ENOUGH = 4 / 255, 10 / 255, 2.0
 ORIGIN = "estimated; it is coarse, as cameras leave it"
 
 
@@ -60,16 +61,20 @@ class Traces:
         more: How many times as much it takes when it is told twice the level.
         rest: In the flattest blocks, what it takes over what it leaves, both as standard deviations.
         coarse: Correlation between neighbours of what it takes of the colours there.
+        near: The same of the brightness.
+        far: The same, two pixels apart.
     """
 
     more: float
     rest: float
     coarse: float
+    near: float
+    far: float
 
     @property
-    def features(self) -> tuple[float, float, float]:
+    def features(self) -> tuple[float, ...]:
         """What the evidence is a weighted sum of."""
-        return math.log(max(1.0, self.more)), math.log(self.rest), self.coarse
+        return math.log(max(1.0, self.more)), math.log(self.rest), self.coarse, self.near, self.far
 
     @property
     def evidence(self) -> float:
@@ -143,11 +148,14 @@ def measure(pixels: Picture, denoise: Denoise) -> Traces | None:
     faint = float(np.median(taken[flattest]))
     if faint < FAINTEST:
         return None
+    brightness = _blocks(_grey(once))[usable[flattest]]
     colours = [_blocks(once[..., place] - _grey(once))[usable[flattest]] for place in (0, 2)]
     return Traces(
         more=float(np.median(taken_twice) / np.median(taken)),
         rest=faint / max(float(np.median(structure[flattest])), LEAST),
         coarse=_neighbours(np.concatenate(colours)),
+        near=_neighbours(brightness),
+        far=_neighbours(brightness, distance=2),
     )
 
 
@@ -173,8 +181,9 @@ def _usable(blocks: Picture) -> NDArray[np.intp]:
     return np.flatnonzero((brightness > DARKEST) & (brightness < BRIGHTEST))
 
 
-def _neighbours(blocks: Picture) -> float:
-    """Correlation at a distance of one, not centred: what is larger than a block is coarse, too."""
+def _neighbours(blocks: Picture, distance: int = 1) -> float:
+    """Correlation at a distance, not centred: what is larger than a block is coarse, too."""
     power = float(np.square(blocks).mean()) + LEAST**2
-    down, across = blocks[:, 1:] * blocks[:, :-1], blocks[:, :, 1:] * blocks[:, :, :-1]
+    down = blocks[:, distance:] * blocks[:, :-distance]
+    across = blocks[:, :, distance:] * blocks[:, :, :-distance]
     return float(down.mean() + across.mean()) / (2 * power)
