@@ -138,6 +138,7 @@ def test_noise_is_what_a_network_takes_once_and_coarsely():
     assert trials.camera_level(flat + white, taking(white, 1.05)) == 0
     rough = flat + 30 * white  # where much more is left than was taken
     assert evidence(rough, coarse) < evidence(noisy, coarse) - 3
+    assert trials.camera_level(flat + 300 * white, taking(coarse, 1.05)) == 0
     striped = np.broadcast_to(coarse[:, :1], coarse.shape)  # far along rows, as texture goes
     assert evidence(noisy, striped) < evidence(noisy, coarse) - 3
     assert trials.measure(noisy, taking(coarse / 20, 1.05)) is None  # too faint to be seen

@@ -138,24 +138,26 @@ def measure(pixels: Picture, denoise: Denoise) -> Traces | None:
     """
     left = denoise(pixels, TRIAL)
     once, twice = pixels - left, pixels - denoise(pixels, 2 * TRIAL)
-    usable = _usable(_blocks(_grey(left)))
+    grey = _grey(once)
+    blocks_left, blocks, blocks_twice = map(_blocks, (_grey(left), grey, _grey(twice)))
+    usable = _usable(blocks_left)
     if len(usable) < FEWEST:
         return None
     structure, taken, taken_twice = (
-        _blocks(_grey(each))[usable].std((1, 2)) for each in (left, once, twice)
+        each[usable].std((1, 2)) for each in (blocks_left, blocks, blocks_twice)
     )
-    flattest = np.argsort(structure)[: round(FLATTEST * len(usable))]
-    faint = float(np.median(taken[flattest]))
+    order = np.argsort(structure)[: round(FLATTEST * len(usable))]
+    faint = float(np.median(taken[order]))
     if faint < FAINTEST:
         return None
-    brightness = _blocks(_grey(once))[usable[flattest]]
-    colours = [_blocks(once[..., place] - _grey(once))[usable[flattest]] for place in (0, 2)]
+    flattest = usable[order]
+    colours = [_blocks(once[..., place] - grey)[flattest] for place in (0, 2)]
     return Traces(
         more=float(np.median(taken_twice) / np.median(taken)),
-        rest=faint / max(float(np.median(structure[flattest])), LEAST),
+        rest=faint / max(float(np.median(structure[order])), LEAST),
         coarse=_neighbours(np.concatenate(colours)),
-        near=_neighbours(brightness),
-        far=_neighbours(brightness, distance=2),
+        near=_neighbours(blocks[flattest]),
+        far=_neighbours(blocks[flattest], distance=2),
     )
 
 
