@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -60,7 +60,7 @@ class Muon(torch.optim.Optimizer):
                     torch._foreach_mul_([*alike], 1 - group["lr"] * group["weight_decay"])
                 self._step(alike, group["lr"], group["momentum"])
 
-    def _step(self, alike: list[nn.Parameter], lr: float, momentum: float) -> None:
+    def _step(self, alike: list[nn.Parameter], lr: float | Tensor, momentum: float) -> None:
         """Step weights of one shape together."""
         gradients = [weights.grad for weights in alike if weights.grad is not None]
         means = [self._mean(weights) for weights in alike]
@@ -69,8 +69,8 @@ class Muon(torch.optim.Optimizer):
         matrices = torch.stack([step.flatten(1) for step in ahead])  # (N, out, in * k * k)
         size = 0.2 * math.sqrt(max(matrices.shape[1:]))
         steps = orthogonal(matrices.to(self.dtype)).float()
-        for weights, step in zip(alike, steps, strict=True):
-            weights.add_(step.view(weights.shape), alpha=-lr * size)
+        for weights, step in zip(alike, steps * (lr * size), strict=True):
+            weights.sub_(step.view(weights.shape))
 
     def _mean(self, weights: nn.Parameter) -> Tensor:
         state = self.state[weights]
@@ -137,12 +137,11 @@ def learning_rate(optimizer: Optimizer, progress: float) -> float:
 def averaged(network: nn.Module, keep: float) -> AveragedModel:
     """The running mean of a network's weights; each update keeps a part ``keep`` of it, at first less."""
 
-    def update(means: Any, weights: Any, count: Tensor | int) -> None:
-        kept = min(keep, (1 + int(count)) / (10 + int(count)))
+    @torch.no_grad()
+    def update(means: Any, weights: Any, _: Tensor | int) -> None:
+        count = int(mean.n_averaged)  # the one given lies on a GPU, which would be waited for
+        kept = min(keep, (1 + count) / (10 + count))
         torch._foreach_lerp_(means, weights, 1 - kept)
 
-    return AveragedModel(network, multi_avg_fn=_without_gradients(update))
-
-
-def _without_gradients(update: Callable[..., None]) -> Callable[..., None]:
-    return torch.no_grad()(update)
+    mean = AveragedModel(network, multi_avg_fn=update)
+    return mean

@@ -43,6 +43,7 @@ from snowmelt import (
     optimizers,
     parallel,
     processor,
+    recorded,
     samples,
     zoo,
 )
@@ -264,6 +265,9 @@ class Run:
         self.steps = chosen.steps * recipe.training.epochs
         self.trained: nn.Module = parallel.together(state.network, share)
         self._good = self._before = state.content()
+        self._rate: Tensor | None = None
+        self._record()
+        self._meanwhile: Callable[[int], object] = lambda _: None
         self.board: board.Board = board.NoBoard()
 
     @classmethod
@@ -349,20 +353,12 @@ class Run:
 
     def step(self, batch: Batch) -> None:
         """One step of the optimizers, or back to the last good state."""
-        state, optimizer = self.state, self.recipe.optimizer
-        rate = optimizers.learning_rate(optimizer, state.step / self.steps) * state.rate_factor
-        for each in state.optimizers:
-            each.zero_grad()
-            for group in each.param_groups:
-                group["lr"] = rate
-        loss = self.loss(batch.to(self.device)) * (len(batch) * self.share.ranks / batch.whole)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if optimizer.clip:
-            torch.nn.utils.clip_grad_norm_(state.network.parameters(), optimizer.clip)
-        for each in state.optimizers:
-            each.step()
+        state = self.state
+        self._set_rate()
+        loss = self._learn(batch.to(self.device))
         if state.mean is not None:
             state.mean.update_parameters(state.network)
+        self._meanwhile(state.step + 1)
         value = parallel.mean(loss.item(), self.share)  # last: a GPU is waited for here
         if not math.isfinite(value):
             self.go_back(f"the loss is {value}")
@@ -370,6 +366,41 @@ class Run:
         state.step += 1
         state.epoch_loss += value * batch.whole
         state.epoch_pictures += batch.whole
+
+    def _set_rate(self) -> None:
+        """Tell the optimizers this step's learning rate; what is recorded reads it where it lies."""
+        state, optimizer = self.state, self.recipe.optimizer
+        rate: float | Tensor = (
+            optimizers.learning_rate(optimizer, state.step / self.steps) * state.rate_factor
+        )
+        if self._rate is not None:
+            rate = self._rate.fill_(rate)
+        for each in state.optimizers:
+            for group in each.param_groups:
+                group["lr"] = rate
+
+    def _record(self) -> None:
+        """Have steps on a GPU recorded, from the next on."""
+        self._learn: Callable[[Batch], Tensor] = self._change
+        if self.device.type == "cuda" and self.share.ranks == 1:
+            self._rate = torch.zeros((), device=self.device)
+            self._learn = recorded.Recorded(self._change, self.device)
+
+    def _change(self, batch: Batch) -> Tensor:
+        """Change the weights by a batch; returns its loss."""
+        for each in self.state.optimizers:
+            each.zero_grad()
+        loss = self.loss(batch) * (len(batch) * self.share.ranks / batch.whole)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.recipe.optimizer.clip:
+            torch.nn.utils.clip_grad_norm_(
+                self.state.network.parameters(), self.recipe.optimizer.clip
+            )
+        for each in self.state.optimizers:
+            for group in each.param_groups:
+                group["capturable"] = recorded.is_recording()
+            each.step()
+        return loss.detach()
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean weighted error of a batch."""
@@ -394,6 +425,7 @@ class Run:
         state.fill(self._good)
         self._good = self._before  # the last step before may have done the harm
         state.setbacks, state.rate_factor = setbacks, factor
+        self._record()  # the optimizers' states lie elsewhere now
         _say(
             self.quiet,
             f"{where}; going back to step {state.step}, with steps {factor:g} times as large",
@@ -425,7 +457,7 @@ class Run:
         if not self.leads:
             return
         rate = state.optimizers[0].param_groups[0]["lr"]
-        self.board.numbers(epoch, row | {"lr": rate})
+        self.board.numbers(epoch, row | {"lr": float(rate)})
         bar.set_postfix(loss=f"{row['loss']:.5f}", psnr=f"{row['psnr']:.2f} dB")
         if epoch % self.recipe.pictures.every == 0 or state.step == self.steps:
             self.look()
@@ -523,7 +555,10 @@ class Run:
             return self.samples.batch(step, self.share)
 
         if not self.samples.slow:
-            yield make
+            following = recorded.Next(make)
+            if self.device.type == "cuda":
+                self._meanwhile = following.prepare
+            yield following.batch
             return
         others = max(1, torch.get_num_threads() - 1)  # a GPU takes more than one core can make
         ahead = Ahead(make, threads=1 if self.device.type == "cpu" else others)
