@@ -48,13 +48,16 @@ class Everything(nn.Module):
         return image - self.shuffle(y) + small / 3 + (1 - image) * 0.1 + torch.tanh(image).relu()
 
 
-@pytest.fixture(scope="module")
-def everything():
+@pytest.fixture(scope="module", params=[False, True], ids=["float32", "float16"])
+def everything(request):
+    """The network, and the file of it; weights are numbers that float16 holds."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = Everything().eval()
+    for weights in network.parameters():
+        weights.data = weights.data.half().float()
     examples = {"image": torch.zeros(1, 3, 8, 8), "noise_level": torch.zeros(1, 1, 8, 8)}
-    return network, to_onnx(network, examples, "denoised", {"key": "words"})
+    return network, to_onnx(network, examples, "denoised", {"key": "words"}, half=request.param)
 
 
 def test_every_operation_equals_torch(everything):
@@ -76,16 +79,20 @@ def test_every_operation_equals_torch(everything):
     np.testing.assert_allclose(by_openvino, expected, rtol=0, atol=1e-5)
 
 
-def test_initializers_are_the_state(everything):
+def test_initializers_are_the_state(everything, request):
     network, data = everything
     model = onnxfile.parse(data)
     assert model.metadata == {"key": "words"}
     assert model.initializers.keys() == network.state_dict().keys()
     for name, value in network.state_dict().items():
         np.testing.assert_array_equal(model.initializers[name], value.numpy())
+    half = "float16" in request.node.name
+    assert {str(array.dtype) for array in model.initializers.values()} == {
+        "float16" if half else "float32"
+    }
     used = {node.op_type for node in model.nodes}
-    assert used <= footprint.RULES.keys()
-    assert footprint.RULES.keys() <= used  # Nothing is allowed that is not needed, and tested here.
+    # Nothing is allowed that is not needed, and tested here.
+    assert used == footprint.RULES.keys() - (set() if half else {"Cast"})
 
 
 def test_footprint_equals_what_gradients_show(everything):
@@ -209,6 +216,15 @@ def graph(*nodes, weights=None):
         ([("Add", ["image", "w"], {})], "numbers of shape"),
         ([("Conv", ["image", "image"], {})], "is not given in the file"),
         ([("Conv", ["image", "w"], {})], "not a kernel"),
+        ([("Conv", ["image", "half"], {})], "its weights are not float32"),
+        ([("Conv", ["image", "kernel", "bias"], {})], "its weights are not float32"),
+        ([("Cast", ["image"], {"to": 1})], "is not given in the file"),
+        ([("Cast", ["w"], {"to": 1})], "it makes other than float32 of float32; expected float16"),
+        ([("Cast", ["half"], {"to": 10})], "it makes other than float32 of float16"),
+        ([("Cast", ["half"], {})], "it makes other than float32"),
+        ([("Cast", ["half"], {"to": 1, "round_mode": b"up"})], "unexpected settings"),
+        ([("Cast", ["half"], {"to": 1}), ("Conv", ["image", "1"], {})], None),
+        ([("Cast", ["half"], {"to": 1}), ("Add", ["image", "1"], {})], "numbers of shape"),
         ([("Split", ["image"], {"axis": 2})], "even parts"),
         ([("Pad", ["image", "pads"], {"mode": "reflect"})], "mirrors more than the 2 rows"),
         ([("Pad", ["image", "pads"], {"mode": "constant"})], "expected reflect or edge"),
@@ -220,6 +236,9 @@ def graph(*nodes, weights=None):
 def test_hostile_graphs_are_refused(nodes, words):
     weights = {
         "w": np.zeros((2, 2), np.float32),
+        "half": np.zeros((3, 3, 1, 1), np.float16),
+        "kernel": np.zeros((3, 3, 1, 1), np.float32),
+        "bias": np.zeros(3, np.float16),
         "channels": np.int64([0, 3]),
         "pads": np.int64([0, 0, 2, 2, 0, 0, 2, 2]),
     }

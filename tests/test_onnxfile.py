@@ -175,8 +175,14 @@ def _many_axes(model: onnx.ModelProto) -> None:
     model.graph.initializer[0].dims[:] = [1] * 100
 
 
-def _half(model: onnx.ModelProto) -> None:
+def _of_double(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].data_type = TensorProto.DOUBLE
+
+
+def _half_as_numbers(model: onnx.ModelProto) -> None:
     model.graph.initializer[0].data_type = TensorProto.FLOAT16
+    model.graph.initializer[0].ClearField("raw_data")
+    model.graph.initializer[0].float_data.append(1)
 
 
 def _two_kinds(model: onnx.ModelProto) -> None:
@@ -225,7 +231,8 @@ def _metadata_twice(model: onnx.ModelProto) -> None:
         (_huge_shape, "needs 48357"),
         (_negative_shape, "impossible shape"),
         (_many_axes, "impossible shape"),
-        (_half, "data type 10; expected float32"),
+        (_of_double, "data type 11; expected float32"),
+        (_half_as_numbers, r"of float16 has \['float_data'\]"),
         (_two_kinds, "raw_data"),
         (_twice, "there twice"),
         (_circle, "which nothing makes"),

@@ -14,6 +14,7 @@ from skimage import data, restoration
 import snowmelt
 from snowmelt import images, modelfile, zoo
 from snowmelt.cli import main
+from snowmelt.errors import UserError
 from snowmelt.metrics import psnr
 from snowmelt.tiles import smallest_tile
 
@@ -145,3 +146,21 @@ def test_a_photo_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     listed = capsys.readouterr().out
     assert "base-colour" in listed
     assert "fast-colour" in listed
+
+
+def test_large_is_better_in_colour_and_is_for_colour_alone() -> None:
+    large, base = (snowmelt.load(name, precision="f32") for name in ("large", "base"))
+    for name in ("astronaut", "coffee"):
+        clean = PHOTOS[name]()[:192, :192]
+        picture, truth = noisy(clean, 25), clean / 255
+        better, usual = (
+            psnr(
+                truth,
+                denoise(picture, value_range=(0, 1), sigma=25 / 255, channel_axis=-1).clip(0, 1),
+                data_range=1,
+            )
+            for denoise in (large, base)
+        )
+        assert better > usual + 0.15
+    with pytest.raises(UserError, match=r'for 3 channels, and this is a grey image; .*"base"'):
+        large(PHOTOS["camera"]())

@@ -539,5 +539,6 @@ def _groups(header: Header, colours: int) -> list[slice]:
     found = "a grey image" if colours == 1 else f"an image of {colours} channels"
     raise UserError(
         f"this model is for {header.channels} channels, and this is {found}; use a model for grey images, "
-        "which does channels one by one, or say which axis is colour: --axes YXC, in Python channel_axis="
+        'such as "base", which does channels one by one, or say which axis is colour: --axes YXC, in Python '
+        "channel_axis="
     )

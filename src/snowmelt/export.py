@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from snowmelt.errors import UserError
 
 OPSET = 17  # Read by ONNX Runtime from 1.12 on (2022), by OpenVINO from 2022.2 on.
 IR_VERSION = 8
-FLOAT, INT64 = 1, 7
+FLOAT, INT64, FLOAT16 = 1, 7, 10
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ def _constant_type(array: NDArray[Any]) -> str:
 
 
 def tensor(name: str, array: NDArray[Any]) -> onnxfile.Message:
-    """A TensorProto of a float32 or int64 array."""
+    """A TensorProto of a float32, float16 or int64 array."""
     return {
         "name": name,
         "dims": list(array.shape),
-        "data_type": {"float32": FLOAT, "int64": INT64}[array.dtype.name],
+        "data_type": {"float32": FLOAT, "int64": INT64, "float16": FLOAT16}[array.dtype.name],
         "raw_data": array.astype(array.dtype.newbyteorder("<")).tobytes(),
     }
 
@@ -351,6 +351,8 @@ def to_onnx(
     inputs: Mapping[str, Tensor],
     output: str,
     metadata: Mapping[str, str],
+    *,
+    half: bool = False,
 ) -> bytes:
     """Write a network as the bytes of an ONNX file.
 
@@ -359,6 +361,7 @@ def to_onnx(
         inputs: Names and examples (B, C, H, W); the graph leaves B, H and W free.
         output: The name of the output, of the shape of the first input.
         metadata: Written into the file as it is.
+        half: Whether to store weights in float16, rounded; the graph makes them float32 at its start.
 
     Raises UserError for a network with operations that this module does not know.
     """
@@ -378,9 +381,13 @@ def to_onnx(
     )
     state = {name: value.numpy() for name, value in network.state_dict().items()}
     _check_used(trial.onnx, state)
+    nodes = trial.onnx.nodes
+    if half:
+        state = {name: array.astype(np.float16) for name, array in state.items()}
+        nodes = _widened(nodes, state)
     first = next(iter(inputs.values()))
     graph = {
-        "node": trial.onnx.nodes,
+        "node": nodes,
         "name": type(network).__name__,
         "initializer": [tensor(name, array) for name, array in state.items()],
         "input": [_value(name, example.shape[1]) for name, example in inputs.items()],
@@ -395,6 +402,16 @@ def to_onnx(
             "metadata_props": [{"key": key, "value": text} for key, text in metadata.items()],
         }
     )
+
+
+def _widened(nodes: list[onnxfile.Message], names: Iterable[str]) -> list[onnxfile.Message]:
+    """The same nodes with float32 of these weights, which nodes before them make."""
+    graph = Graph()
+    wide = {}
+    for graph.step in names:
+        wide[graph.step] = graph.add("Cast", graph.step, to=FLOAT)
+    changed = [node | {"input": [wide.get(name, name) for name in node["input"]]} for node in nodes]
+    return [*graph.nodes, *changed]
 
 
 def _left_out(network: nn.Module, given: int) -> dict[str, None]:

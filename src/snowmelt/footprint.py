@@ -136,6 +136,13 @@ def _constant(step: _Step) -> list[Operand]:
     return [step.take("value", np.zeros(0))]
 
 
+def _cast(step: _Step) -> list[Operand]:
+    weights = step.array(0)
+    if weights.dtype != np.float16 or step.take("to", 0) != 1:
+        raise step.fail(f"it makes other than float32 of {weights.dtype}; expected float16")
+    return [weights.astype(np.float32)]
+
+
 def _combine(step: _Step) -> list[Operand]:
     """Add and the like, of two pictures or of a picture and numbers."""
     pictures = [operand for operand in step.operands if isinstance(operand, Picture)]
@@ -192,6 +199,8 @@ def _weights(step: _Step, *, taken: int, made: int) -> tuple[Picture, int, int]:
     """The picture, the kernel's side and the channels made; ``taken``, ``made``: the weights' axes."""
     picture, weights = step.picture(), step.array(1)
     group = step.settings.pop("group", 1)
+    if any(array.dtype != np.float32 for array in map(step.array, range(1, len(step.operands)))):
+        raise step.fail("its weights are not float32")
     if weights.ndim != 4 or type(group) is not int or not 1 <= group <= MAX_CHANNELS:
         raise step.fail(f"weights of shape {weights.shape} in {group} groups are not a kernel")
     sides = [weights.shape[2], weights.shape[3]]
@@ -288,6 +297,7 @@ RULES: dict[str, Callable[[_Step], list[Operand]]] = {
     **dict.fromkeys(["MaxPool", "AveragePool"], _pool),
     "LeakyRelu": _leaky,
     "Constant": _constant,
+    "Cast": _cast,
     "Concat": _concat,
     "Split": _split,
     "Conv": _convolution,

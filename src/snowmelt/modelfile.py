@@ -30,7 +30,7 @@ from snowmelt.onnxfile import short
 if TYPE_CHECKING:
     from torch import nn
 
-FORMAT = 2  # 2 brought the key "told"
+FORMAT = 3  # 2 brought the key "told", 3 weights in float16
 HEADER_KEY = "snowmelt"
 # The keys of models.MODELS, which cannot be asked without torch.
 ARCHITECTURES = ("recipe-cnn", "unet")
@@ -280,7 +280,10 @@ def _checked(path: Path, data: bytes) -> ModelFile:
     _check_weights(model)
     channels = {"image": header.channels, "noise_level": 1, OUTPUT: header.channels}
     footprint.check(model, channels, header.reach, header.multiple)
-    return ModelFile(path, header, model.initializers, data, hashlib.sha256(data).hexdigest())
+    weights = {
+        name: array.astype(np.float32, copy=False) for name, array in model.initializers.items()
+    }
+    return ModelFile(path, header, weights, data, hashlib.sha256(data).hexdigest())
 
 
 def _check_operators(model: onnxfile.Model) -> None:
@@ -330,7 +333,7 @@ def _check_weights(model: onnxfile.Model) -> None:
     for name, array in model.initializers.items():
         if name not in used:
             raise UserError(f"nothing uses the weights {short(name)}")
-        if array.dtype != np.float32:
+        if array.dtype.kind != "f":
             raise UserError(f"the weights {short(name)} are {array.dtype}; expected float32")
         bad = array.size - int(np.isfinite(array).sum())
         if bad:
@@ -403,12 +406,15 @@ def make_header(network: nn.Module, **fields: Any) -> Header:
     return Header(**(known | fields))
 
 
-def write(path: str | os.PathLike[str], network: nn.Module, header: Header) -> float:
+def write(
+    path: str | os.PathLike[str], network: nn.Module, header: Header, *, half: bool = False
+) -> float:
     """Write a network and its header as a model file, whole or not at all.
 
     The file is read back and run on a small random image in OpenVINO; its result must equal torch's (in
     float64) to rounding before the file is kept. Returns the largest absolute difference found, in the
-    network's units. The network is left as it is: a copy on the CPU is what is written.
+    network's units. The network is left as it is: a copy on the CPU is what is written, with ``half`` its
+    weights rounded to float16, in which they take half the room; what is computed is float32 all the same.
 
     Raises UserError when torch is missing, weights are not finite, or header and network disagree.
     """
@@ -417,8 +423,8 @@ def write(path: str | os.PathLike[str], network: nn.Module, header: Header) -> f
     if not path.parent.is_dir() or path.is_dir():
         raise UserError(f"{path}: cannot be written: expected a file name in a folder that exists")
     _check_header(network, header)
-    still = _still_copy(network)
-    data = _to_onnx(still, header)
+    still = _still_copy(network, half=half)
+    data = _to_onnx(still, header, half=half)
     try:
         with replacing(path) as part:
             part.write_bytes(data)
@@ -447,19 +453,20 @@ def _check_header(network: nn.Module, header: Header) -> None:
             raise UserError(f"the header's {key} is {short(said)}; the network's is {short(true)}")
 
 
-def _still_copy(network: nn.Module) -> nn.Module:
+def _still_copy(network: nn.Module, *, half: bool) -> nn.Module:
     """A copy on the CPU in the usual memory order, ready to be run and written."""
     import torch
 
-    still = copy.deepcopy(network).to("cpu").eval()
+    still = copy.deepcopy(network).to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     for name, value in still.state_dict().items():
         if value.dtype != torch.float32:
             raise UserError(f"the network's {name} is {value.dtype}; expected torch.float32")
-        value.data = value.data.contiguous()
+        if half:
+            value.copy_(value.half())
     return still
 
 
-def _to_onnx(network: nn.Module, header: Header) -> bytes:
+def _to_onnx(network: nn.Module, header: Header, *, half: bool) -> bytes:
     import torch
 
     from snowmelt.export import to_onnx
@@ -468,7 +475,7 @@ def _to_onnx(network: nn.Module, header: Header) -> bytes:
     side = 2 * header.multiple
     example = {name: torch.zeros(1, shapes[name], side, side) for name in header.inputs}
     with torch.autocast("cpu", enabled=False):
-        return to_onnx(network, example, OUTPUT, {HEADER_KEY: header.to_json()})
+        return to_onnx(network, example, OUTPUT, {HEADER_KEY: header.to_json()}, half=half)
 
 
 def _difference(model: ModelFile, network: nn.Module) -> float:

@@ -23,7 +23,7 @@ from snowmelt.errors import UserError
 
 MAX_FIELDS = 1_000_000  # A U-Net of 100 layers has about 5,000.
 MAX_DIMENSIONS = 8
-DATA_TYPES = {1: "float32", 7: "int64"}
+DATA_TYPES = {1: "float32", 7: "int64", 10: "float16"}
 
 Kind = Literal["int", "ints", "float", "floats", "text", "bytes", "message", "refused"]
 Message = dict[str, Any]
@@ -422,7 +422,7 @@ def _array(tensor: Message) -> NDArray[Any]:
     if dtype is None:
         raise UserError(
             f"the tensor {short(name)} has ONNX data type {tensor.get('data_type', 0)}; "
-            f"expected float32 (1) or int64 (7)"
+            f"expected float32 (1), int64 (7) or float16 (10)"
         )
     if len(shape) > MAX_DIMENSIONS or any(size < 0 for size in shape):
         raise UserError(f"the tensor {short(name)} has the impossible shape {short(shape)}")
@@ -439,7 +439,7 @@ def _array(tensor: Message) -> NDArray[Any]:
 
 def _tensor_bytes(tensor: Message, dtype: str) -> bytes | memoryview:
     found = [key for key in ("raw_data", "float_data", "int64_data") if key in tensor]
-    typed = {"float32": "float_data", "int64": "int64_data"}[dtype]
+    typed = {"float32": "float_data", "int64": "int64_data"}.get(dtype, "raw_data")
     if len(found) > 1 or (found and found[0] not in ("raw_data", typed)):
         raise UserError(
             f"damaged: the tensor {short(tensor.get('name', ''))} of {dtype} has {found}"
