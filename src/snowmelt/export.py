@@ -407,9 +407,7 @@ def to_onnx(
 def _widened(nodes: list[onnxfile.Message], names: Iterable[str]) -> list[onnxfile.Message]:
     """The same nodes with float32 of these weights, which nodes before them make."""
     graph = Graph()
-    wide = {}
-    for graph.step in names:
-        wide[graph.step] = graph.add("Cast", graph.step, to=FLOAT)
+    wide = {name: graph.add("Cast", name, to=FLOAT) for name in names}
     changed = [node | {"input": [wide.get(name, name) for name in node["input"]]} for node in nodes]
     return [*graph.nodes, *changed]
 
