@@ -232,6 +232,58 @@ def test_a_network_to_go_on_from_grows(pairs_file: Path, tmp_path: Path) -> None
         from_dict({"network": {"widen": [9, 16]}}, base=fresh)
 
 
+def test_a_teacher_is_what_is_learnt(pairs_file: Path, tmp_path: Path) -> None:
+    keys = {"architecture": "unet", "widths": [8, 16], "blocks": [1, 1]}
+    fresh = from_dict({"network": keys}, base=small(pairs_file, epochs=1))
+    train(fresh, tmp_path / "first", quiet=True)
+    model = str(tmp_path / "first" / "model.onnx")
+    taught = from_dict({"training": {"teacher": model}}, base=fresh)
+    same = from_dict({"network": {"start": model}}, base=taught)
+    run = Run.prepare(same, tmp_path / "same", quiet=True)
+    batch = run.samples.batch(0, Share())
+    assert run.loss(batch).item() == 0  # it is its own teacher
+    alone = Run.prepare(
+        from_dict({"network": {"start": model}}, base=fresh), tmp_path / "alone", quiet=True
+    )
+    assert alone.loss(batch).item() > 0
+    assert run.score() == alone.score()  # against the truth
+    # Another network comes nearer to it.
+    longer = from_dict({"training": {"epochs": 3}, "optimizer": {"lr": 3e-3}}, base=taught)
+    run = Run.prepare(longer, tmp_path / "other", quiet=True)
+    before = run.loss(batch).item()
+    assert run.go()
+    assert run.loss(batch).item() < 0.5 * before
+    assert modelfile.read(tmp_path / "other" / "model.onnx").header.recipe["training"][
+        "teacher"
+    ] == ("model.onnx")
+
+
+def test_teachers_that_cannot_teach(pairs_file: Path, tmp_path: Path) -> None:
+    keys = {"architecture": "unet", "widths": [8, 16], "blocks": [1, 1]}
+    fresh = from_dict({"network": keys}, base=small(pairs_file, epochs=1))
+    train(fresh, tmp_path / "first", quiet=True)
+    taught = {"training": {"teacher": str(tmp_path / "first" / "model.onnx")}}
+    with pytest.raises(UserError, match="sides divide by 4; give such a --patch"):
+        Run.prepare(
+            from_dict(
+                {"training": {"patch": 6}, "network": {"architecture": "recipe-cnn"}},
+                base=from_dict(taught, base=small(pairs_file)),
+            ),
+            tmp_path / "odd",
+            quiet=True,
+        )
+    with pytest.raises(UserError, match="is for 3 channels; these pictures have 1"):
+        Run.prepare(
+            from_dict({"training": {"teacher": "large"}}, base=fresh),
+            tmp_path / "colour",
+            quiet=True,
+        )
+    with pytest.raises(
+        UserError, match="there is nothing to teach where pictures learn from themselves"
+    ):
+        from_dict({"data": {"noisy": ["a.png"]}, **taught})
+
+
 def test_networks_are_told_the_level_that_suits_them(
     pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

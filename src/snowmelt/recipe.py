@@ -124,8 +124,10 @@ class Training:
 
     An epoch is a pass over all pictures, or ``steps`` steps. ``patch`` is the side in pixels of the square
     cut at random from the pictures of a batch; 0 takes them whole. ``flips`` turns each by one of the eight
-    flips and quarter turns. ``keep`` is "last" or "best", the epoch with the best held-out score; training
-    ends where that is ``patience`` epochs ago, 0: never.
+    flips and quarter turns. ``teacher`` is a model, by name or file, whose results on the noisy pictures are
+    the targets in place of the clean ones: a small network learns from a better one (Hinton et al., 2015) the
+    mean of all that a picture could be, not the one that it is. ``keep`` is "last" or "best", the epoch with
+    the best held-out score; training ends where that is ``patience`` epochs ago, 0: never.
     """
 
     epochs: int = 200
@@ -133,6 +135,7 @@ class Training:
     batch: int = 8
     patch: int = 0
     flips: bool = False
+    teacher: str = ""
     keep: str = "last"
     patience: int = 0
     loss: str = "mse"
@@ -228,6 +231,11 @@ def _check(recipe: Recipe) -> None:
         raise UserError(
             f"data.resize = {list(resize)}: expected the least and the greatest factor, such as [0.5, 2]"
         )
+    if training.teacher and recipe.data.own and not recipe.data.clean:
+        raise UserError(
+            f"training.teacher = {training.teacher!r}: there is nothing to teach where pictures learn from "
+            "themselves; give clean pictures, too"
+        )
     network = recipe.network
     for key, more, own in (
         ("grow", network.grow, "blocks"),
@@ -308,7 +316,8 @@ def without_folders(recipe: Recipe) -> dict[str, dict[str, Any]]:
         tables[table][key] = [Path(text).name for text in tables[table][key]]
     if "://" not in recipe.data.source:
         tables["data"]["source"] = Path(recipe.data.source).name
-    tables["network"]["start"] = Path(recipe.network.start).name if recipe.network.start else ""
+    for table, key in (("network", "start"), ("training", "teacher")):
+        tables[table][key] = Path(text).name if (text := tables[table][key]) else ""
     return tables
 
 

@@ -202,6 +202,32 @@ def _begun(network: recipes.Network, channels: int) -> Network:
     return models.with_blocks(found, network.grow) if network.grow else found
 
 
+def load_teacher(recipe: Recipe, chosen: Samples, device: torch.device) -> Network | None:
+    """The model whose results are learnt, if the recipe names one.
+
+    Raises:
+        UserError: It cannot do these pictures: their channels, their size, or their level is not known.
+    """
+    name = recipe.training.teacher
+    if not name:
+        return None
+    teacher = modelfile.load_network(zoo.find_model(name, channels=chosen.channels))
+    assert isinstance(teacher, Network)
+    noisy, level = (batch := chosen.batch(0, Share())).noisy, batch.level
+    where = f"training.teacher = {name!r}"
+    if teacher.config["channels"] != chosen.channels:
+        raise UserError(
+            f"{where} is for {teacher.config['channels']} channels; these pictures have {chosen.channels}"
+        )
+    if any(side % teacher.multiple for side in noisy.shape[2:]):
+        raise UserError(
+            f"{where} takes squares whose sides divide by {teacher.multiple}; give such a --patch"
+        )
+    if teacher.conditioned and level is None:
+        raise UserError(f"{where} has to be told the noise level, which the network here is not")
+    return teacher.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def _with_level(recipe: Recipe, network: Network, chosen: Samples) -> Recipe:
     """Settle the level that the network is told, where the pictures' own is not known."""
     if chosen.level is None or not network.conditioned:
@@ -250,12 +276,13 @@ class Run:
         photos: list[NoisyPhoto],
         state: State,
         *,
+        teacher: Network | None = None,
         share: Share = Share(),  # noqa: B008 (frozen)
         quiet: bool = False,
     ) -> None:
         processor.keep_freed_memory()
         self.recipe, self.folder, self.samples, self.photos = recipe, folder, chosen, photos
-        self.state, self.share = state, share
+        self.state, self.teacher, self.share = state, teacher, share
         self.leads = share.rank == 0  # the rank that writes and speaks
         self.quiet = quiet or not self.leads
         self.device = next(state.network.parameters()).device
@@ -307,7 +334,8 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         data = dataclasses.replace(recipe.data, sha256=sha256)
         recipe = dataclasses.replace(recipe, data=data)
-        return cls(recipe, folder, chosen, photos, state, share=share, quiet=quiet)
+        teacher = load_teacher(recipe, chosen, device)
+        return cls(recipe, folder, chosen, photos, state, teacher=teacher, share=share, quiet=quiet)
 
     def go(self) -> bool:
         """Run to the end, or to Ctrl-C; returns whether it came to the end."""
@@ -406,10 +434,17 @@ class Run:
         """The mean weighted error of a batch."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             denoised = models.apply(self.trained, batch.noisy, batch.level)
+            target = batch.target if self.teacher is None else self._taught(batch)
         if batch.weight is None:
-            return self.error(denoised.float(), batch.target)
-        errors = self.error(denoised.float(), batch.target, reduction="none")
+            return self.error(denoised.float(), target)
+        errors = self.error(denoised.float(), target, reduction="none")
         return (errors * batch.weight).mean()
+
+    @torch.no_grad()
+    def _taught(self, batch: Batch) -> Tensor:
+        """What the teacher makes of the noisy pictures."""
+        assert self.teacher is not None
+        return models.apply(self.teacher, batch.noisy, batch.level).float()
 
     def go_back(self, reason: str) -> None:
         """Return to the last good state and go on with smaller steps; after a few times give up."""

@@ -30,7 +30,11 @@ RECIPE_FLAGS = {
     "--widths": ("network.widths", "channels of each hidden layer"),
     "--kernel-size": ("network.kernel_size", "side of the kernels, odd"),
     "--activation": ("network.activation", "relu, sigmoid or linear"),
-    "--from": ("network.start", "model file to go on from"),
+    "--from": ("network.start", "model to go on from, a name or a file"),
+    "--teacher": (
+        "training.teacher",
+        "model to learn from in place of clean pictures, a name or a file",
+    ),
     "--optimizer": ("optimizer.name", "adam, adamw, muon or sgd"),
     "--lr": ("optimizer.lr", "learning rate"),
     "--schedule": ("optimizer.schedule", "constant, one-cycle or trapezoid"),
@@ -124,9 +128,7 @@ def _toml_value(text: str) -> Any:
 
 def _absolute(recipe: Recipe) -> Recipe:
     """Make paths absolute, so that the recipe in the run folder works from anywhere."""
-    source, start = recipe.data.source, recipe.network.start
-    if Path(start).suffix or Path(start).exists():  # else the name of a model that ships
-        start = start and str(Path(start).resolve())
+    source = recipe.data.source
     if source != "shapes" and "://" not in source:
         source = str(Path(source).resolve())
     photos = tuple(str(Path(photo).resolve()) for photo in recipe.pictures.photos)
@@ -137,9 +139,16 @@ def _absolute(recipe: Recipe) -> Recipe:
     return dataclasses.replace(
         recipe,
         data=dataclasses.replace(recipe.data, source=source, **own),
-        network=dataclasses.replace(recipe.network, start=start),
+        network=dataclasses.replace(recipe.network, start=_model(recipe.network.start)),
+        training=dataclasses.replace(recipe.training, teacher=_model(recipe.training.teacher)),
         pictures=dataclasses.replace(recipe.pictures, photos=photos),
     )
+
+
+def _model(text: str) -> str:
+    """A model's file made absolute; the name of one that ships, or none, as it is."""
+    is_file = text and (Path(text).suffix or Path(text).exists())
+    return str(Path(text).resolve()) if is_file else text
 
 
 def conclude(folder: Path, finished: bool) -> int:
