@@ -213,17 +213,17 @@ def load_teacher(recipe: Recipe, chosen: Samples, device: torch.device) -> Netwo
         return None
     teacher = modelfile.load_network(zoo.find_model(name, channels=chosen.channels))
     assert isinstance(teacher, Network)
-    noisy, level = (batch := chosen.batch(0, Share())).noisy, batch.level
+    batch = chosen.batch(0, Share())
     where = f"training.teacher = {name!r}"
     if teacher.config["channels"] != chosen.channels:
         raise UserError(
             f"{where} is for {teacher.config['channels']} channels; these pictures have {chosen.channels}"
         )
-    if any(side % teacher.multiple for side in noisy.shape[2:]):
+    if any(side % teacher.multiple for side in batch.noisy.shape[2:]):
         raise UserError(
             f"{where} takes squares whose sides divide by {teacher.multiple}; give such a --patch"
         )
-    if teacher.conditioned and level is None:
+    if teacher.conditioned and batch.level is None:
         raise UserError(f"{where} has to be told the noise level, which the network here is not")
     return teacher.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
