@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from snowmelt import recorded
-from snowmelt.recorded import UNRECORDED, Next, Recorded
-from snowmelt.samples import Batch
+from snowmelt.recorded import UNRECORDED, Recorded
+from snowmelt.samples import Batch, Next
 
 
 def batch(count: int, seed: int = 0) -> Batch:

@@ -39,6 +39,11 @@ def small(source: Path, **training_keys: Any) -> Recipe:
     )
 
 
+def small_unet(pairs_file: Path) -> Recipe:
+    keys = {"architecture": "unet", "widths": [8, 16], "blocks": [1, 1]}
+    return from_dict({"network": keys}, base=small(pairs_file, epochs=1))
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = torch.load(folder / "last.ckpt", weights_only=True)["network"]
     return state
@@ -219,8 +224,7 @@ def test_a_network_goes_on_from_a_model_file(pairs_file: Path, tmp_path: Path) -
 
 
 def test_a_network_to_go_on_from_grows(pairs_file: Path, tmp_path: Path) -> None:
-    keys = {"architecture": "unet", "widths": [8, 16], "blocks": [1, 1]}
-    fresh = from_dict({"network": keys}, base=small(pairs_file, epochs=1))
+    fresh = small_unet(pairs_file)
     train(fresh, tmp_path / "fresh", quiet=True)
     start = {"start": str(tmp_path / "fresh" / "model.onnx"), "grow": [2, 1], "widen": [8, 20]}
     train(from_dict({"network": start}, base=fresh), tmp_path / "grown", quiet=True)
@@ -233,8 +237,7 @@ def test_a_network_to_go_on_from_grows(pairs_file: Path, tmp_path: Path) -> None
 
 
 def test_a_teacher_is_what_is_learnt(pairs_file: Path, tmp_path: Path) -> None:
-    keys = {"architecture": "unet", "widths": [8, 16], "blocks": [1, 1]}
-    fresh = from_dict({"network": keys}, base=small(pairs_file, epochs=1))
+    fresh = small_unet(pairs_file)
     train(fresh, tmp_path / "first", quiet=True)
     model = str(tmp_path / "first" / "model.onnx")
     taught = from_dict({"training": {"teacher": model}}, base=fresh)
@@ -259,8 +262,7 @@ def test_a_teacher_is_what_is_learnt(pairs_file: Path, tmp_path: Path) -> None:
 
 
 def test_teachers_that_cannot_teach(pairs_file: Path, tmp_path: Path) -> None:
-    keys = {"architecture": "unet", "widths": [8, 16], "blocks": [1, 1]}
-    fresh = from_dict({"network": keys}, base=small(pairs_file, epochs=1))
+    fresh = small_unet(pairs_file)
     train(fresh, tmp_path / "first", quiet=True)
     taught = {"training": {"teacher": str(tmp_path / "first" / "model.onnx")}}
     with pytest.raises(UserError, match="sides divide by 4; give such a --patch"):
@@ -287,8 +289,7 @@ def test_teachers_that_cannot_teach(pairs_file: Path, tmp_path: Path) -> None:
 def test_networks_are_told_the_level_that_suits_them(
     pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = {"architecture": "unet", "widths": [8, 16], "blocks": [1, 1]}
-    fresh = from_dict({"network": keys}, base=small(pairs_file, epochs=1))
+    fresh = small_unet(pairs_file)
     train(fresh, tmp_path / "fresh", quiet=True)
     model = tmp_path / "fresh" / "model.onnx"
     assert modelfile.read(model).header.told == "gaussian:25"

@@ -69,24 +69,6 @@ class _Recording:
         return self._result.clone()
 
 
-class Next:
-    """Batches by step, the next one made before it is asked for: while a GPU works, its work can be sent."""
-
-    def __init__(self, make: Callable[[int], Batch]) -> None:
-        self._make = make
-        self._ready: tuple[int, Batch] | None = None
-
-    def prepare(self, step: int) -> None:
-        """Make what a step will see."""
-        self._ready = step, self._make(step)
-
-    def batch(self, step: int) -> Batch:
-        """What the step sees."""
-        if self._ready is not None and self._ready[0] == step:
-            return self._ready[1]
-        return self._make(step)
-
-
 def is_recording() -> bool:
     """Whether what is called now is being recorded."""
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()

@@ -343,6 +343,24 @@ class Ahead:
         self._pool.shutdown(cancel_futures=True)
 
 
+class Next:
+    """Batches by step, the next one made before it is asked for: while a GPU works, its work can be sent."""
+
+    def __init__(self, make: Callable[[int], Batch]) -> None:
+        self._make = make
+        self._ready: tuple[int, Batch] | None = None
+
+    def prepare(self, step: int) -> None:
+        """Make what a step will see."""
+        self._ready = step, self._make(step)
+
+    def batch(self, step: int) -> Batch:
+        """What the step sees."""
+        if self._ready is not None and self._ready[0] == step:
+            return self._ready[1]
+        return self._make(step)
+
+
 def _common_side(pictures: Pictures, multiple: int) -> int:
     """Side of the largest square that every picture has, for recipes that name no patch."""
     return max(min(map(min, pictures.shapes)) // multiple * multiple, multiple)

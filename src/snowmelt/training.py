@@ -55,7 +55,7 @@ from snowmelt.files import replacing
 from snowmelt.models import Network, is_finite, summary
 from snowmelt.photos import AS_IT_CAME, ORIGINAL, SECOND_TAKE, NoisyPhoto, read_photos
 from snowmelt.recipe import Recipe
-from snowmelt.samples import Ahead, Batch, Samples, Share
+from snowmelt.samples import Ahead, Batch, Next, Samples, Share
 from snowmelt.shapes import write_dataset
 from snowmelt.supervision import USUAL_LEVEL
 
@@ -195,11 +195,16 @@ def _new(network: recipes.Network, channels: int) -> Network:
 
 
 def _begun(network: recipes.Network, channels: int) -> Network:
-    found = modelfile.load_network(zoo.find_model(network.start, channels=channels))
-    assert isinstance(found, Network)
-    found = models.with_channels(found, channels)
+    found = models.with_channels(_load(network.start, channels), channels)
     found = models.with_widths(found, network.widen) if network.widen else found
     return models.with_blocks(found, network.grow) if network.grow else found
+
+
+def _load(model: str, channels: int) -> Network:
+    """The network of a model, by name or file; of a pair the one for so many channels."""
+    found = modelfile.load_network(zoo.find_model(model, channels=channels))
+    assert isinstance(found, Network)
+    return found
 
 
 def load_teacher(recipe: Recipe, chosen: Samples, device: torch.device) -> Network | None:
@@ -211,8 +216,7 @@ def load_teacher(recipe: Recipe, chosen: Samples, device: torch.device) -> Netwo
     name = recipe.training.teacher
     if not name:
         return None
-    teacher = modelfile.load_network(zoo.find_model(name, channels=chosen.channels))
-    assert isinstance(teacher, Network)
+    teacher = _load(name, chosen.channels)
     batch = chosen.batch(0, Share())
     where = f"training.teacher = {name!r}"
     if teacher.config["channels"] != chosen.channels:
@@ -590,7 +594,7 @@ class Run:
             return self.samples.batch(step, self.share)
 
         if not self.samples.slow:
-            following = recorded.Next(make)
+            following = Next(make)
             if self.device.type == "cuda":
                 self._meanwhile = following.prepare
             yield following.batch
