@@ -15,6 +15,7 @@ from snowmelt.models import (
     count_parameters,
     summary,
     with_blocks,
+    with_channels,
     with_widths,
 )
 
@@ -149,6 +150,29 @@ def test_a_widened_network_begins_as_it_was_and_learns_in_its_new_channels(
     wide(image, level).square().mean().backward()
     assert wide.tail.weight.grad[:, 4:].abs().max() > 0
     assert wide.ups[1].weight.grad[8:, :6].abs().max() > 0  # what the others learn of them
+
+
+def test_other_channels_begin_as_their_mean_was() -> None:
+    torch.manual_seed(0)
+    colour = UNet([8, 8], [1, 1], channels=3)
+    torch.nn.init.normal_(colour.tail.weight, std=0.5)
+    grey = with_channels(colour, 1)
+    image, level = torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8)
+    expected = colour(image.expand(-1, 3, -1, -1), level * 3**0.5).mean(1, keepdim=True)
+    torch.testing.assert_close(grey(image, level), expected)
+    assert (grey(image, level) - image).abs().max() > 0.1  # it is no idle network
+
+    image = torch.rand(2, 3, 8, 8)
+    mean = image.mean(1, keepdim=True)
+    expected = image - mean + grey(mean, level / 3**0.5)
+    torch.testing.assert_close(with_channels(grey, 3)(image, level), expected)
+
+
+def test_a_chain_of_convolutions_keeps_its_channels() -> None:
+    network = build("recipe-cnn", {})
+    assert with_channels(network, 1) is network
+    with pytest.raises(UserError, match="takes pictures of 1 channels; these have 3"):
+        with_channels(network, 3)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ Shapes: B batch, C channels, H height, W width; float32 in [0, 1] unless a heade
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, cast
@@ -263,6 +264,8 @@ def apply(network: nn.Module, image: Tensor, noise_level: Tensor | None) -> Tens
 def with_channels(network: Network, channels: int) -> Network:
     """The network for pictures of another number of channels; it begins with each as the mean was.
 
+    The mean of three channels has 1 / sqrt(3) of their noise, so its level is told as that much more.
+
     Raises:
         UserError: A plain chain of convolutions, which is made for its channels.
     """
@@ -278,6 +281,7 @@ def with_channels(network: Network, channels: int) -> Network:
     head, tail = state["head.weight"], state["tail.weight"]
     image, level = head.split([4 * found, 4], dim=1)
     shared = image.unflatten(1, (found, 4)).sum(1) / channels  # (widths[0], 4, 3, 3)
+    level = level * math.sqrt(found / channels)
     state["head.weight"] = torch.cat([shared.repeat(1, channels, 1, 1), level], 1)
     state["tail.weight"] = tail.unflatten(0, (found, 4)).mean(0).repeat(channels, 1, 1, 1)
     other.load_state_dict(state)
