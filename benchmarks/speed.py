@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snowmelt import modelfile, processor, zoo
+from snowmelt import engines, modelfile, onnxfile, processor, zoo
 from snowmelt.export import to_onnx
 
 LAYERS = {
@@ -66,14 +66,21 @@ def chain(channels: int, outputs: int, count: int, width: int) -> nn.Sequential:
 
 
 def compiled(
-    graph: bytes, inputs: list[Any], precision: str, threads: int
+    graph: bytes,
+    inputs: list[Any],
+    precision: str,
+    threads: int,
+    ranges: dict[str, list[float]],
 ) -> Callable[[list[Any]], Any]:
     """Compiled for the inputs' shapes, as `engines.OpenVino` does; open shapes cost each call memory anew."""
     core = processor.core()
     read = core.read_model(graph)
+    if precision == "int8":
+        engines.round_to_8_bits(read, ranges, onnxfile.parse(graph).initializers)
     read.reshape({place: list(array.shape) for place, array in enumerate(inputs)})
+    floats = "bf16" if precision == "int8" and processor.has_bf16() else "f32"
     settings = {
-        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_PRECISION_HINT": floats if precision == "int8" else precision,
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
     }
@@ -88,10 +95,12 @@ def contenders(options: argparse.Namespace, channels: int) -> dict[str, Callable
     inputs = {"image": picture, "noise_level": np.full_like(picture[:, :1], 0.1)}
     found: dict[str, Callable[[], Any]] = {}
 
-    def add(name: str, graph: bytes, count: int) -> None:
+    def add(name: str, graph: bytes, count: int, ranges: dict[str, list[float]]) -> None:
         given = [*inputs.values()][:count]
         for precision in options.precisions:
-            run = compiled(graph, given, precision, options.threads)
+            if precision == "int8" and not ranges:
+                continue
+            run = compiled(graph, given, precision, options.threads, ranges)
             found[f"{name} {precision}"] = partial(run, given)
 
     for network in (DnCNN(channels), FFDNet(channels)):
@@ -100,11 +109,13 @@ def contenders(options: argparse.Namespace, channels: int) -> dict[str, Callable
             name: torch.zeros(1, array.shape[1], 16, 16)
             for name, array in [*inputs.items()][:count]
         }
-        add(type(network).__name__, to_onnx(network.eval(), example, "denoised", {}), count)
+        inner = range(2, len(network.layers) - 1, 2)
+        ranges = {f"layers.{place}": [0.0, 1.0] for place in inner}
+        add(type(network).__name__, to_onnx(network.eval(), example, "denoised", {}), count, ranges)
     for name in options.model:
         model = modelfile.read(zoo.find_model(name, channels=channels))
         if model.header.channels == channels:
-            add(name, model.raw, len(model.header.inputs))
+            add(name, model.raw, len(model.header.inputs), model.header.int8)
     torch.set_num_threads(options.threads)
     whole, tensor = DnCNN(channels).eval(), torch.from_numpy(picture)
     found["DnCNN in torch f32"] = partial(whole, tensor)
@@ -117,7 +128,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--channels", type=int, nargs="+", default=[1, 3])
-    parser.add_argument("--precisions", nargs="+", default=["bf16", "f32"])
+    parser.add_argument("--precisions", nargs="+", default=["int8", "bf16", "f32"])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
     torch.set_grad_enabled(False)

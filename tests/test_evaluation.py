@@ -264,6 +264,7 @@ def test_stacks_from_the_command_line(tmp_path, capsys):
         ),
         (("--results", "r.json", "--data", "x.h5"), "leave images and models out"),
         (("--data", "x.h5", "--against", "blur"), "known: bm3d, gaussian"),
+        (("--data", "x.h5", "--precision", "int8"), "these are floats; use auto, bf16 or f32"),
         (("--data", "x.h5", "--model", "m.onnx", "m.onnx"), "one of them is there twice"),
     ],
 )

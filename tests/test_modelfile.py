@@ -401,8 +401,8 @@ def test_a_newer_format(path):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"format": "1"}, "format is '1'; expected 3"),
-        ({"format": ...}, "format is None; expected 3"),
+        ({"format": "1"}, "format is '1'; expected 4"),
+        ({"format": ...}, "format is None; expected 4"),
         ({"format": True}, "format is True"),
         ({"architecture": "unet-9"}, "architecture 'unet-9' is unknown; .*recipe-cnn.*newer"),
         ({"architecture": 5}, "architecture is 5; expected a name"),

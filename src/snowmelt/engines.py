@@ -15,7 +15,8 @@ import platform
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from queue import SimpleQueue
@@ -31,12 +32,13 @@ from snowmelt.modelfile import ModelFile, assemble, need_torch
 Tensor = NDArray[np.float32]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("auto", "bf16", "f32")
+PRECISIONS = ("auto", "int8", "bf16", "f32")
 # Each compiled shape keeps the memory it ran in.
 SHAPES_KEPT, SHAPES_BYTES = 8, 2**30
 CORES_PER_STREAM = 8
 # Measured: 2 of the largest tensors are alive at a time in a chain of convolutions, 3.4 in a U-Net.
 TENSORS_ALIVE = 4
+OUTPUT_AXES = {"Convolution": 0, "ConvolutionBackpropData": 1}  # of a kernel's axes
 
 
 class Engine(Protocol):
@@ -45,6 +47,11 @@ class Engine(Protocol):
     precision: str
     workers: int
     pixel_bytes: int
+
+    @property
+    def deep(self) -> Engine:
+        """The engine for images of more than 8 bits; itself, unless it computes in 8 bits."""
+        ...
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
         """Run the network on the image and, where it asks for it, the noise level."""
@@ -56,7 +63,9 @@ def choose(
 ) -> Engine:
     """The engine for a device ("auto": a GPU that torch can use, else the processor) and a precision.
 
-    ``precision`` "auto" is bf16 where the hardware has it. ``threads`` limits the processor's cores.
+    ``precision`` "auto" is bf16 where the hardware has it; "int8" is 8 bits where the processor computes
+    them exactly and the model is calibrated for them, else as "auto". ``threads`` limits the processor's
+    cores.
     """
     for value, known in ((device, DEVICES), (precision, PRECISIONS)):
         if value not in known:
@@ -115,8 +124,13 @@ class OpenVino:
         has_bf16 = processor.has_bf16()
         if precision == "bf16" and not has_bf16:
             raise UserError("precision 'bf16': this processor has no bf16; use 'f32'")
-        self.precision = "bf16" if has_bf16 and precision != "f32" else "f32"
+        floats = "bf16" if has_bf16 and precision != "f32" else "f32"
         self._graph = self._core.read_model(model.raw)
+        in_8_bits = precision == "int8" and bool(model.header.int8) and processor.has_int8()
+        if in_8_bits:
+            round_to_8_bits(self._graph, model.header.int8, model.weights)
+        self.precision = "int8" if in_8_bits else floats
+        self._deep = partial(OpenVino, model, "auto", threads) if in_8_bits else None
         self._shapes: OrderedDict[tuple[int, ...], SimpleQueue[Any]] = OrderedDict()
         self._lock = threading.Lock()
         threads = threads or _cores()
@@ -126,11 +140,16 @@ class OpenVino:
             threads / 4
         )  # The latter scale while the others compute.
         self._options = {
-            "INFERENCE_PRECISION_HINT": self.precision,
+            "INFERENCE_PRECISION_HINT": floats,
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": streams,
         }
-        self.pixel_bytes = streams * self._pixel_bytes(model)
+        self.pixel_bytes = streams * self._pixel_bytes(model) * (2 if floats == "bf16" else 4)
+
+    @cached_property
+    def deep(self) -> Engine:
+        """The engine for images of more than 8 bits."""
+        return self._deep() if self._deep else self
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
         """Run the network on the image and, where it asks for it, the noise level."""
@@ -168,13 +187,56 @@ class OpenVino:
         return graph
 
     def _pixel_bytes(self, model: ModelFile) -> int:
+        """Bytes for a pixel, were each number one byte."""
         header, side = model.header, 4 * model.header.multiple
         channels = [header.channels, 1][: len(header.inputs)]
         graph = self._reshaped([(1, count, side, side) for count in channels])
-        nodes = (node for node in graph.get_ordered_ops() if node.get_type_name() != "Constant")
-        shapes = [tuple(output.get_shape()) for node in nodes for output in node.outputs()]
-        largest = max(math.prod(shape) for shape in shapes if len(shape) == 4)
-        return largest * TENSORS_ALIVE * (2 if self.precision == "bf16" else 4) // side**2
+        largest = max(math.prod(shape) for shape in _shapes(graph) if len(shape) == 4)
+        return largest * TENSORS_ALIVE // side**2
+
+
+def _shapes(graph: Any) -> Iterator[tuple[int, ...]]:
+    """Of all that depends on the image; not of weights and what is made of them."""
+    moving: set[str] = set()
+    for node in graph.get_ordered_ops():
+        sources = {each.get_node().get_friendly_name() for each in node.input_values()}
+        if node.get_type_name() == "Parameter" or sources & moving:
+            moving.add(node.get_friendly_name())
+            yield from (tuple(output.get_shape()) for output in node.outputs())
+
+
+def round_to_8_bits(
+    graph: Any, ranges: Mapping[str, Sequence[float]], weights: Mapping[str, Tensor]
+) -> None:
+    """Have layers take 256 steps of their range, and 255 of weights; OpenVINO then computes in integers.
+
+    Args:
+        graph: OpenVINO's, as `export.to_onnx` writes it: nodes are called after the layers. It is changed.
+        ranges: Of what goes into a layer, from `calibration.ranges`; other layers stay as they are.
+        weights: Of the network, by name.
+    """
+    from openvino import opset13
+
+    def rounded(values: Any, low: Any, high: Any, steps: int) -> Any:
+        bounds = [opset13.constant(np.asarray(each, np.float32)) for each in (low, high)]
+        return opset13.fake_quantize(values, *bounds, *bounds, steps).output(0)
+
+    for node in graph.get_ordered_ops():
+        layer = node.get_friendly_name().split("/")[1:2]
+        if node.get_type_name() not in OUTPUT_AXES or not layer or layer[0] not in ranges:
+            continue
+        low, high = ranges[layer[0]]
+        kernel = np.asarray(weights[f"{layer[0]}.weight"], np.float32)
+        others = tuple({0, 1, 2, 3} - {OUTPUT_AXES[node.get_type_name()]})
+        largest = np.maximum(np.abs(kernel).max(others, keepdims=True), np.finfo(np.float32).tiny)
+        for place, found in enumerate(
+            [
+                rounded(node.input_value(0), low, high, 256),
+                rounded(opset13.constant(kernel), -largest, largest, 255),
+            ]
+        ):
+            node.input(place).replace_source_output(found)
+    graph.validate_nodes_and_infer_types()
 
 
 class Torch:
@@ -183,6 +245,10 @@ class Torch:
     def __init__(self, model: ModelFile, device: str, precision: str) -> None:
         import torch
 
+        if precision == "int8":
+            raise UserError(
+                f"precision 'int8' is for the processor; on {device} use 'bf16' or 'f32'"
+            )
         self._device = torch.device(device)
         has_bf16 = device != "cuda" or torch.cuda.is_bf16_supported()
         if precision == "bf16" and not has_bf16:
@@ -195,6 +261,11 @@ class Torch:
         self.workers = 2  # One scales while the other waits for the GPU.
         widest = max(max(array.shape[:2]) for array in model.weights.values() if array.ndim == 4)
         self.pixel_bytes = widest * 4 * TENSORS_ALIVE
+
+    @property
+    def deep(self) -> Engine:
+        """Itself."""
+        return self
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
         """Run the network on the image and, where it asks for it, the noise level."""

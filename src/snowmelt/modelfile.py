@@ -30,7 +30,7 @@ from snowmelt.onnxfile import short
 if TYPE_CHECKING:
     from torch import nn
 
-FORMAT = 3  # 2 brought the key "told", 3 weights in float16
+FORMAT = 4  # 2 brought the key "told", 3 weights in float16, 4 the key "int8"
 HEADER_KEY = "snowmelt"
 # The keys of models.MODELS, which cannot be asked without torch.
 ARCHITECTURES = ("recipe-cnn", "unet")
@@ -60,6 +60,8 @@ class Header:
         conditioned: Whether there is a second input: the noise's standard deviation at every pixel.
         told: What the second input is where the user says nothing, as `noise.parse` reads it, such as
             "gaussian:25"; None: it is measured on each image.
+        int8: Layer by layer, lowest and highest of the numbers that go into it, for arithmetic in 8 bits;
+            layers that are not named, and all of a model without, stay in floating point.
         name: What people call the model.
         noise: What it was trained for, in words.
         recipe: How it was trained.
@@ -77,6 +79,7 @@ class Header:
     value_range: tuple[float, float] | None = None
     conditioned: bool = False
     told: str | None = None
+    int8: dict[str, list[float]] = field(default_factory=dict)
     name: str | None = None
     noise: str | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -160,6 +163,13 @@ def _is_range(value: Any) -> bool:
     return all(abs(number) < 1e300 for number in value) and value[0] < value[1]
 
 
+def _is_ranges(value: Any) -> bool:
+    return _is_object(value) and all(
+        isinstance(each, list) and _is_range(tuple(each)) and each[0] <= 0 < each[1]
+        for each in value.values()
+    )
+
+
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "architecture": ("a name", _is_text),
     "config": ("an object of the network's arguments", _is_object),
@@ -169,6 +179,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "value_range": ("two finite numbers, the lower one first, or null", _is_range),
     "conditioned": ("true or false", lambda value: isinstance(value, bool)),
     "told": ("text or null", _is_text_or_none),
+    "int8": ("an object of ranges [low, high] about 0 by layer", _is_ranges),
     "name": ("text or null", _is_text_or_none),
     "noise": ("text or null", _is_text_or_none),
     "recipe": ("an object", _is_object),
@@ -278,6 +289,9 @@ def _checked(path: Path, data: bytes) -> ModelFile:
     _check_operators(model)
     _check_interface(model, header)
     _check_weights(model)
+    for layer in header.int8:
+        if f"{layer}.weight" not in model.initializers:
+            raise UserError(f"the header's int8 names {short(layer)}, a layer without weights")
     channels = {"image": header.channels, "noise_level": 1, OUTPUT: header.channels}
     footprint.check(model, channels, header.reach, header.multiple)
     weights = {
@@ -364,6 +378,7 @@ def _facts(model: ModelFile) -> list[tuple[str, str]]:
         ("value range", f"{low:g} to {high:g}" if header.value_range else "that of the image"),
         ("inputs", ", ".join(header.inputs)),
         *([("noise level", header.told or "measured on each image")] if header.conditioned else []),
+        ("int8", f"calibrated, {len(header.int8)} layers" if header.int8 else "not calibrated"),
         ("trained for", header.noise or "not stated"),
         *_rows("trained on", header.data),
         *_rows("recipe", [header.recipe] if header.recipe else []),

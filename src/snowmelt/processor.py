@@ -43,6 +43,27 @@ def has_bf16() -> bool:
     return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+@functools.cache
+def has_int8() -> bool:
+    """Whether the processor sums products of 8 bits exactly: without VNNI or the like, large ones overflow.
+
+    A layer of the largest numbers is computed, since OpenVINO says of every processor that it has INT8.
+    """
+    from openvino import Model, opset13
+
+    channels, side = 64, 8
+    image = opset13.parameter([1, channels, side, side], np.float32)
+    bounds = [opset13.constant(np.float32(each)) for each in (0, 255, -127, 127)]
+    ones = opset13.fake_quantize(image, *bounds[:2], *bounds[:2], 256)
+    kernel = opset13.constant(np.full((channels, channels, 3, 3), 127, np.float32))
+    kernel = opset13.fake_quantize(kernel, *bounds[2:], *bounds[2:], 255)
+    layer = opset13.convolution(ones, kernel, [1, 1], [0, 0], [0, 0], [1, 1])
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core().compile_model(Model([layer], [image]), "CPU", options)
+    found = compiled(np.full((1, channels, side, side), 255, np.float32))[0]
+    return bool(np.allclose(found, 9 * channels * 255 * 127, rtol=1e-4))
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep the memory that a step or a tile frees for the next one.
 

@@ -34,6 +34,7 @@ from tqdm.auto import tqdm
 
 from snowmelt import (
     board,
+    calibration,
     checkpoint,
     figures,
     looks,
@@ -577,6 +578,7 @@ class Run:
             data=chosen.data,
             noise=chosen.noise or None,
             told=chosen.told if network.conditioned else None,
+            int8=calibration.ranges(network, chosen.held_out),
             value_range=chosen.value_range,
             scores=[score | {"data": f"{count} held-out pictures of {chosen.title}"}],
         )

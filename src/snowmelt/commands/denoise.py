@@ -27,7 +27,10 @@ def add(commands: Commands) -> None:
         help="name of a model (snowmelt models), or a file; default: base",
     )
     add_("--device", default="auto", help="auto, cpu, cuda or mps")
-    add_("--precision", default="auto", help="auto, bf16 (fast) or f32 (the same bits every time)")
+    add_(
+        "--precision", default="auto",
+        help="auto, bf16 (fast), f32 (the same bits every time), or int8 (fastest, for 8-bit images)",
+    )  # fmt: skip
     add_("--axes", help="what the dimensions are where the file is silent, such as ZYX or YXC")
     add_(
         "--range", dest="value_range", nargs=2, type=float, metavar=("LOW", "HIGH"),

@@ -158,13 +158,17 @@ def _given(options: argparse.Namespace) -> set[str]:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """One way of giving images, and an output folder that can be written."""
+    """One way of giving images, a precision for floats, and an output folder that can be written."""
     if _given(options) not in [set(way.split()) for way in WAYS]:
         ways = "; ".join(f"--{way}".replace(" ", " --").replace("_", "-") for way in WAYS)
         raise UserError(
             f"which images? expected one of: {ways}; `snowmelt evaluate --help` says more"
         )
     _names(options.model or [])
+    if options.precision == "int8":
+        raise UserError(
+            "precision 'int8' is for images of 8 bits, and these are floats; use auto, bf16 or f32"
+        )
     if options.data and (options.range or options.axes):
         raise UserError(
             "--data: a file of pairs holds floats from 0 to 1, or integers that span their type; leave "
