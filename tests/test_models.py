@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import torch
 
-from snowmelt import recipe
+from snowmelt import calibration, recipe
 from snowmelt.errors import UserError
 from snowmelt.models import (
     BLOCKS,
@@ -13,11 +13,14 @@ from snowmelt.models import (
     UNet,
     build,
     count_parameters,
+    filled,
+    pruned,
     summary,
     with_blocks,
     with_channels,
     with_widths,
 )
+from snowmelt.samples import Batch
 
 
 def test_the_tutorial_network_has_2737_parameters() -> None:
@@ -166,6 +169,56 @@ def test_other_channels_begin_as_their_mean_was() -> None:
     mean = image.mean(1, keepdim=True)
     expected = image - mean + grey(mean, level / 3**0.5)
     torch.testing.assert_close(with_channels(grey, 3)(image, level), expected)
+
+
+def with_dead_channels(block: str) -> UNet:
+    """A U-Net of ReLUs that never fire: those of 20 channels of one block, and all of another."""
+    torch.manual_seed(0)
+    made = UNet([32, 48], [2, 2], block=block).eval()
+    for name, weights in made.named_parameters():
+        if "second" in name:
+            torch.nn.init.kaiming_normal_(weights)
+    for place, dead in ((made.encoders[0][1], 20), (made.middle[0], None)):
+        place.first.weight.data[:dead] = 0
+    return made
+
+
+def fired(network: UNet) -> dict[str, torch.Tensor]:
+    image = torch.rand(1, 1, 32, 32)
+    return calibration.largest(network, [Batch(image, image, level=torch.full_like(image, 0.1))])
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_pruned_network_gives_the_same_and_grows_again(block: str) -> None:
+    whole = with_dead_channels(block)
+    thin = pruned(whole, fired(whole))
+    wider = BLOCKS[block].wider
+    # of 32 or 64 channels 20 are dead: 16 can go; in each of the other blocks none
+    assert thin.config["hidden"] == [32 * wider, 32 * wider - 16, 0, 48 * wider] + [32 * wider] * 2
+    assert thin.reach == whole.reach - 4 * BLOCKS[block].reach  # a block at a quarter of the size
+    image, level = torch.rand(2, 1, 32, 48), torch.rand(2, 1, 32, 48) / 5
+    torch.testing.assert_close(thin(image, level), whole(image, level))
+    assert (thin(image, level) - image).abs().max() > 0.1  # it is no idle network
+    again = pruned(thin, fired(thin))
+    assert again is thin
+
+    full = with_blocks(thin, [2, 3])
+    assert full.config == whole.config | {"blocks": [2, 3]}
+    torch.testing.assert_close(full(image, level), whole(image, level))
+    full(image, level).square().mean().backward()
+    assert full.middle[0].second.weight.grad.abs().max() > 0  # what is new can learn
+
+
+def test_nothing_is_pruned_where_all_fires() -> None:
+    network = UNet([16, 16], [1, 1])
+    assert pruned(network, fired(network)) is network
+    assert filled(network) is network
+
+
+@pytest.mark.parametrize("hidden", [[16, 16], [16, 17, 16], [16, -1, 16]])
+def test_channels_inside_blocks_that_cannot_be(hidden: list[int]) -> None:
+    with pytest.raises(UserError, match=r"expected as many as, and none over, \[16, 16, 16\]"):
+        UNet([16, 16], [1, 1], hidden=hidden)
 
 
 def test_a_chain_of_convolutions_keeps_its_channels() -> None:

@@ -1,24 +1,25 @@
-"""What goes into each layer, so that it can be computed in 8 bits: `ranges` for a model file's header.
+"""What goes into each layer of a network, so that it can be computed in 8 bits, or pruned.
 
-An input is rounded to 256 steps between a lowest and a highest number, the same for all channels. Few numbers
-are the largest, so a narrower range that clips them has the smaller error; and a step of a range about zero
-falls on zero, which most of a ReLU's results are. The first and the last layer stay in floating point: the
-picture itself goes in there, and what is taken from it comes out.
+In 8 bits an input is rounded to 256 steps between a lowest and a highest number, the same for all channels.
+Few numbers are the largest, so a narrower range that clips them has the smaller error; and a step of a range
+about zero falls on zero, which most of a ReLU's results are. The first and the last layer stay in floating
+point: the picture itself goes in there, and what is taken from it comes out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from snowmelt import models
-from snowmelt.models import Network
+from snowmelt.models import Network, UNet
 from snowmelt.samples import Batch
 
 SAMPLE = 8192  # numbers of each layer's input and batch that are looked at
+RARELY = 0.95  # of pictures, in which a channel that counts as dead is zero
 PARTS = np.linspace(0.15, 1, 18)  # of the largest number, that are tried as the highest
 
 
@@ -33,32 +34,58 @@ def ranges(network: Network, batches: Iterable[Batch]) -> dict[str, list[float]]
         [low, high] by the layer's name: of those with the least squared error, each batch's as a part of its
         power; none for networks that gain nothing by it (see ``layers_in_8_bits``).
     """
-    seen: dict[str, list[Tensor]] = {}
     random = torch.Generator().manual_seed(0)
 
-    def noting(name: str) -> object:
+    def sample(numbers: Tensor) -> Tensor:
+        numbers = numbers.flatten()
+        return numbers[torch.randint(len(numbers), (SAMPLE,), generator=random)]
+
+    seen = _seen(network, network.layers_in_8_bits, batches, sample)
+    return {name: _range(torch.stack(found)) for name, found in seen.items()}
+
+
+def largest(network: UNet, batches: Iterable[Batch]) -> dict[str, Tensor]:
+    """How large each channel inside each residual block becomes, by block; see `models.pruned`.
+
+    That is the largest number of a batch, and of the batches the one that 5 in 100 are above: a channel that
+    is zero in nearly all pictures counts as zero.
+    """
+    blocks = [name for name in models.residual_blocks(network) if _is_there(network, name)]
+    layers = [f"{name}.second" for name in blocks]
+    seen = _seen(network, layers, batches, lambda numbers: numbers.amax((0, 2, 3)))
+    return {name: torch.stack(seen[f"{name}.second"]).quantile(RARELY, 0) for name in blocks}
+
+
+def _is_there(network: UNet, block: str) -> bool:
+    return not isinstance(network.get_submodule(block), nn.Identity)
+
+
+def _seen(
+    network: Network,
+    layers: Iterable[str],
+    batches: Iterable[Batch],
+    noted: Callable[[Tensor], Tensor],
+) -> dict[str, list[Tensor]]:
+    """What is ``noted`` of each layer's input, batch by batch."""
+    seen: dict[str, list[Tensor]] = {}
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            numbers = inputs[0].detach().float().flatten().cpu()
-            seen.setdefault(name, []).append(
-                numbers[torch.randint(len(numbers), (SAMPLE,), generator=random)]
-            )
+            seen.setdefault(name, []).append(noted(inputs[0].detach().float().cpu()))
 
         return note
 
-    hooks = [
-        network.get_submodule(name).register_forward_pre_hook(noting(name))  # type: ignore[arg-type]
-        for name in network.layers_in_8_bits
-    ]
+    hooks = [network.get_submodule(name).register_forward_pre_hook(hook(name)) for name in layers]
     device = next(network.parameters()).device
     try:
         with torch.inference_mode():
             for batch in batches:
-                on_device = batch.to(device)
-                models.apply(network, on_device.noisy, on_device.level)
+                moved = batch.to(device)
+                models.apply(network, moved.noisy, moved.level)
     finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: _range(torch.stack(found)) for name, found in seen.items()}
+        for each in hooks:
+            each.remove()
+    return seen
 
 
 def _range(numbers: Tensor) -> list[float]:

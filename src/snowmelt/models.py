@@ -10,8 +10,10 @@ Shapes: B batch, C channels, H height, W width; float32 in [0, 1] unless a heade
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import islice, pairwise
+from operator import add
 from typing import Any, ClassVar, cast
 
 import torch
@@ -20,6 +22,7 @@ from torch.nn import functional
 
 from snowmelt.errors import UserError, nearest
 
+ROUND = 16  # channels that a processor computes together
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "linear": nn.Identity}
 
 
@@ -106,11 +109,12 @@ class Block(nn.Module):
     """A residual block: what two 3x3 convolutions with a ReLU between them add to their input."""
 
     reach: ClassVar[int] = 2  # in pixels of its level
+    wider: ClassVar[int] = 1  # channels between its layers, as a multiple of the width
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.first = nn.Conv2d(width, hidden, 3, padding=1, bias=False)
+        self.second = nn.Conv2d(hidden, width, 3, padding=1, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, width, H, W) to the same shape."""
@@ -125,13 +129,13 @@ class SeparableBlock(nn.Module):
     """
 
     reach: ClassVar[int] = 1
+    wider: ClassVar[int] = 2
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        wide = 2 * width
-        self.first = nn.Conv2d(width, wide, 1, bias=False)
-        self.around = nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False)
-        self.second = nn.Conv2d(wide, width, 1, bias=False)
+        self.first = nn.Conv2d(width, hidden, 1, bias=False)
+        self.around = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, bias=False)
+        self.second = nn.Conv2d(hidden, width, 1, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, width, H, W) to the same shape."""
@@ -153,6 +157,8 @@ class UNet(nn.Module):
         blocks: Residual blocks of each level, before and after what is below it.
         channels: Channels of the picture.
         block: What a residual block is: "plain", two 3x3 convolutions, or "separable", a cheaper one.
+        hidden: Channels inside each block, in the order of `residual_blocks`, of a network that was
+            `pruned`; a block of 0 is left out. Empty: all that the kind of block has.
     """
 
     architecture: ClassVar[str] = "unet"
@@ -173,6 +179,7 @@ class UNet(nn.Module):
         blocks: Sequence[int] = (2, 2, 2),
         channels: int = 1,
         block: str = "plain",
+        hidden: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if block not in BLOCKS:
@@ -185,18 +192,23 @@ class UNet(nn.Module):
         self.config: dict[str, Any] = {
             "widths": list(widths), "blocks": list(blocks), "channels": channels, "block": block
         }  # fmt: skip
+        *upper, lowest = zip(widths, blocks, strict=True)
+        levels = [*upper, lowest, *upper]
+        inside = _inside(levels, BLOCKS[block].wider, hidden)
+        if hidden:
+            self.config["hidden"] = list(hidden)
+        before, middle, after = inside[: len(upper)], inside[len(upper)], inside[len(upper) + 1 :]
         self.multiple = 2 ** len(widths)
-        self.reach = _unet_reach(blocks, BLOCKS[block].reach)
-        *upper, (bottom, middle) = zip(widths, blocks, strict=True)
+        self.reach = _unet_reach([*map(add, before, after), middle], BLOCKS[block].reach)
         steps = list(pairwise(widths))
         self.head = nn.Conv2d(4 * (channels + 1), widths[0], 3, padding=1, bias=False)
-        self.encoders = nn.ModuleList(_level(block, width, count) for width, count in upper)
+        self.encoders = nn.ModuleList(map(partial(_level, block), widths, before))
         self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2, bias=False) for a, b in steps)
-        self.middle = _level(block, bottom, middle)
+        self.middle = _level(block, widths[-1], middle)
         self.ups = nn.ModuleList(
             nn.ConvTranspose2d(b, a, 2, stride=2, bias=False) for a, b in steps
         )
-        self.decoders = nn.ModuleList(_level(block, width, count) for width, count in upper)
+        self.decoders = nn.ModuleList(map(partial(_level, block), widths, after))
         self.tail = nn.Conv2d(widths[0], 4 * channels, 3, padding=1, bias=False)
         self._begin()
 
@@ -231,21 +243,31 @@ class UNet(nn.Module):
         return image - functional.pixel_shuffle(self.tail(features), 2)
 
 
-def _level(block: str, width: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*(BLOCKS[block](width) for _ in range(count)))
+def _inside(
+    levels: Sequence[tuple[int, int]], wider: int, hidden: Sequence[int]
+) -> list[list[int]]:
+    """For each level (width, count) the channels inside each of its blocks."""
+    whole = [wider * width for width, count in levels for _ in range(count)]
+    sizes = list(hidden) or whole
+    if len(sizes) != len(whole) or any(not 0 <= a <= b for a, b in zip(sizes, whole, strict=True)):
+        raise UserError(
+            f"channels inside blocks {sizes}: expected as many as, and none over, {whole}"
+        )
+    following = iter(sizes)
+    return [list(islice(following, count)) for _, count in levels]
 
 
-def _unet_reach(blocks: Sequence[int], each: int) -> int:
-    """Every block sees ``each`` pixels of its level further, every level a whole block of pixels."""
-    *upper, middle = blocks
-    sides = [2 * 2**level for level in range(len(blocks))]  # of a level's pixel, in the picture's
-    seen = 2 * sides[0] + each * middle * sides[-1]  # head and tail, the bottom
-    return (
-        seen
-        + sum(2 * each * count * side for count, side in zip(upper, sides, strict=False))
-        + sides[-1]
-        - 1
+def _level(block: str, width: int, hidden: Sequence[int]) -> nn.Sequential:
+    return nn.Sequential(
+        *(BLOCKS[block](width, each) if each else nn.Identity() for each in hidden)
     )
+
+
+def _unet_reach(hidden: Sequence[Sequence[int]], each: int) -> int:
+    """Every block sees ``each`` pixels of its level further, every level a whole block of pixels."""
+    sides = [2 * 2**level for level in range(len(hidden))]  # of a level's pixel, in the picture's
+    blocks = sum(side * sum(map(bool, level)) for side, level in zip(sides, hidden, strict=True))
+    return 2 * sides[0] + each * blocks + sides[-1] - 1  # head and tail, blocks, the bottom
 
 
 Network = RecipeCNN | UNet
@@ -306,6 +328,7 @@ def with_blocks(network: Network, blocks: Sequence[int]) -> Network:
     Raises:
         UserError: A plain chain of convolutions, which has no blocks; another number of levels; fewer blocks.
     """
+    network = filled(network)
     larger = _larger(network, "blocks", blocks)
     larger.load_state_dict(larger.state_dict() | network.state_dict())
     return larger
@@ -320,6 +343,7 @@ def with_widths(network: Network, widths: Sequence[int]) -> Network:
     Raises:
         UserError: A plain chain of convolutions; another number of levels; fewer channels.
     """
+    network = filled(network)
     larger = _larger(network, "widths", widths)
     state = larger.state_dict()
     for name, found in network.state_dict().items():
@@ -330,6 +354,69 @@ def with_widths(network: Network, widths: Sequence[int]) -> Network:
         kernel[:outputs, :inputs] = known
         kernel[:outputs, inputs:] = 0
     return larger
+
+
+def residual_blocks(network: UNet) -> list[str]:
+    """Names of its blocks, those left out too: down, at the bottom, and up, as its config counts them."""
+    levels = [
+        *(f"encoders.{level}" for level in range(len(network.encoders))),
+        "middle",
+        *(f"decoders.{level}" for level in range(len(network.decoders))),
+    ]
+    return [f"{name}.{place}" for name in levels for place in _children(network, name)]
+
+
+def _children(network: UNet, name: str) -> list[str]:
+    return [place for place, _ in network.get_submodule(name).named_children()]
+
+
+def pruned(network: UNet, largest: Mapping[str, Tensor]) -> UNet:
+    """The same network without the channels inside blocks that are zero; it gives the same in less time.
+
+    A ReLU whose input is never above zero learns no more; strong steps without weight decay leave many such.
+
+    Args:
+        network: Left as it is.
+        largest: By block, how large each channel inside becomes, from `calibration.largest`. Those that stay
+            zero go, but that in each block a multiple of 16 is kept, as processors like it.
+    """
+    state, hidden = network.state_dict(), []
+    for block in residual_blocks(network):
+        if block not in largest:  # left out before
+            hidden.append(0)
+            continue
+        alive = int((largest[block] > 0).sum())
+        kept = (
+            largest[block]
+            .argsort(descending=True)[: ROUND * math.ceil(alive / ROUND)]
+            .sort()
+            .values
+        )
+        hidden.append(len(kept))
+        for name in ("first", "around", "second"):
+            key = f"{block}.{name}.weight"
+            if key in state:
+                state[key] = state[key].index_select(int(name == "second"), kept)
+        if not len(kept):
+            state = {key: value for key, value in state.items() if not key.startswith(f"{block}.")}
+    thinner = UNet(**(network.config | {"hidden": hidden}))
+    thinner.load_state_dict(state)
+    return thinner if count_parameters(thinner) < count_parameters(network) else network
+
+
+def filled(network: Network) -> Network:
+    """A network that was `pruned` with all its channels again, the new ones as in a new network.
+
+    It begins as good as it was: what the new channels add is zero, until they learn.
+    """
+    if not isinstance(network, UNet) or "hidden" not in network.config:
+        return network
+    whole = UNet(**{key: value for key, value in network.config.items() if key != "hidden"})
+    state = whole.state_dict()
+    for name, known in network.state_dict().items():
+        state[name][tuple(slice(size) for size in known.shape)] = known
+    whole.load_state_dict(state)
+    return whole
 
 
 def _larger(network: Network, key: str, numbers: Sequence[int]) -> UNet:
