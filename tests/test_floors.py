@@ -14,7 +14,7 @@ FLOORS = [
     {"advice", "defects", "levels", "looks", "modelfile", "sources"},
     {"keras_import", "supervision", "trials"},
     {"samples"},
-    {"ondevice", "recorded", "parallel"},
+    {"calibration", "ondevice", "recorded", "parallel"},
     {"engines"},
     {"denoiser", "training"},
     {"batch", "budget", "evaluation"},
