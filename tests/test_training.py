@@ -276,7 +276,7 @@ def test_teachers_that_cannot_teach(pairs_file: Path, tmp_path: Path) -> None:
         )
     with pytest.raises(UserError, match="is for 3 channels; these pictures have 1"):
         Run.prepare(
-            from_dict({"training": {"teacher": "large"}}, base=fresh),
+            from_dict({"training": {"teacher": "large-colour"}}, base=fresh),
             tmp_path / "colour",
             quiet=True,
         )

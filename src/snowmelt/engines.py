@@ -229,13 +229,9 @@ def round_to_8_bits(
         kernel = np.asarray(weights[f"{layer[0]}.weight"], np.float32)
         others = tuple({0, 1, 2, 3} - {OUTPUT_AXES[node.get_type_name()]})
         largest = np.maximum(np.abs(kernel).max(others, keepdims=True), np.finfo(np.float32).tiny)
-        for place, found in enumerate(
-            [
-                rounded(node.input_value(0), low, high, 256),
-                rounded(opset13.constant(kernel), -largest, largest, 255),
-            ]
-        ):
-            node.input(place).replace_source_output(found)
+        node.input(0).replace_source_output(rounded(node.input_value(0), low, high, 256))
+        kernel = rounded(opset13.constant(kernel), -largest, largest, 255)
+        node.input(1).replace_source_output(kernel)
     graph.validate_nodes_and_infer_types()
 
 
