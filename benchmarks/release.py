@@ -93,8 +93,9 @@ def _noisy(channels: int, count: int) -> Iterator[Batch]:
 
 def _scores(model: Path) -> list[dict[str, Any]]:
     scores = []
-    precisions = ("f32", "int8") if modelfile.read(model).header.int8 else ("f32",)
-    for folder, title, sigmas in SETS[modelfile.read(model).header.channels]:
+    header = modelfile.read(model).header
+    precisions = ("f32", "int8") if header.int8 else ("f32",)
+    for folder, title, sigmas in SETS[header.channels]:
         clean = cases.from_files([str(quality.DATA / folder)], ("clean",))
         for sigma in sigmas:
             noisy = cases.with_noise(clean, noise.Gaussian(sigma / 255))

@@ -78,7 +78,7 @@ def compiled(
     if precision == "int8":
         engines.round_to_8_bits(read, ranges, onnxfile.parse(graph).initializers)
     read.reshape({place: list(array.shape) for place, array in enumerate(inputs)})
-    floats = "bf16" if precision == "int8" and processor.has_bf16() else "f32"
+    floats = "bf16" if processor.has_bf16() else "f32"  # of what is not in 8 bits
     settings = {
         "INFERENCE_PRECISION_HINT": floats if precision == "int8" else precision,
         "INFERENCE_NUM_THREADS": threads,

@@ -13,7 +13,6 @@ from snowmelt.models import (
     UNet,
     build,
     count_parameters,
-    filled,
     pruned,
     summary,
     with_blocks,
@@ -208,11 +207,15 @@ def test_a_pruned_network_gives_the_same_and_grows_again(block: str) -> None:
     full(image, level).square().mean().backward()
     assert full.middle[0].second.weight.grad.abs().max() > 0  # what is new can learn
 
+    wide = with_widths(thin, [32, 64])
+    assert wide.config == whole.config | {"widths": [32, 64]}
+    torch.testing.assert_close(wide(image, level), whole(image, level), rtol=1e-4, atol=1e-5)
+
 
 def test_nothing_is_pruned_where_all_fires() -> None:
     network = UNet([16, 16], [1, 1])
     assert pruned(network, fired(network)) is network
-    assert filled(network) is network
+    assert with_blocks(network, [1, 1]).config == network.config
 
 
 @pytest.mark.parametrize("hidden", [[16, 16], [16, 17, 16], [16, -1, 16]])

@@ -8,7 +8,7 @@ point: the picture itself goes in there, and what is taken from it comes out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -38,7 +38,8 @@ def ranges(network: Network, batches: Iterable[Batch]) -> dict[str, list[float]]
 
     def sample(numbers: Tensor) -> Tensor:
         numbers = numbers.flatten()
-        return numbers[torch.randint(len(numbers), (SAMPLE,), generator=random)]
+        chosen = torch.randint(len(numbers), (SAMPLE,), generator=random)
+        return numbers[chosen.to(numbers.device)]
 
     seen = _seen(network, network.layers_in_8_bits, batches, sample)
     return {name: _range(torch.stack(found)) for name, found in seen.items()}
@@ -62,16 +63,18 @@ def _is_there(network: UNet, block: str) -> bool:
 
 def _seen(
     network: Network,
-    layers: Iterable[str],
+    layers: Sequence[str],
     batches: Iterable[Batch],
     noted: Callable[[Tensor], Tensor],
 ) -> dict[str, list[Tensor]]:
-    """What is ``noted`` of each layer's input, batch by batch."""
+    """What is ``noted`` of each layer's input, batch by batch; without layers nothing is computed."""
     seen: dict[str, list[Tensor]] = {}
+    if not layers:
+        return seen
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen.setdefault(name, []).append(noted(inputs[0].detach().float().cpu()))
+            seen.setdefault(name, []).append(noted(inputs[0]).float().cpu())
 
         return note
 

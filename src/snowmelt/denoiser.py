@@ -288,7 +288,7 @@ def load(
             colour.
         device: "auto", "cpu", "cuda" or "mps".
         precision: "bf16" is fast, "f32" the same to the last bit at every call; "auto" is bf16 where the
-            hardware has it. "int8" is 1.7 to 3 times as fast for images of 8 bits and some hundredths of a
+            hardware has it. "int8" is 1.5 to 3.5 times as fast for images of 8 bits and some hundredths of a
             decibel worse; other images, and models that are not calibrated for it, go as by "auto".
         tile: Largest side in pixels of what the network sees at once; None: from the memory there is. The
             result does not depend on it.

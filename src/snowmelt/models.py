@@ -323,14 +323,16 @@ def with_channels(network: Network, channels: int) -> Network:
 def with_blocks(network: Network, blocks: Sequence[int]) -> Network:
     """The network with so many residual blocks in each level; new ones begin by giving back their input.
 
-    So it begins as good as it was (Chen et al., Net2Net, ICLR 2016), and learns on from there.
+    So it begins as good as it was (Chen et al., Net2Net, ICLR 2016), and learns on from there. What was
+    `pruned` is there again, too, and begins by adding nothing.
 
     Raises:
         UserError: A plain chain of convolutions, which has no blocks; another number of levels; fewer blocks.
     """
-    network = filled(network)
     larger = _larger(network, "blocks", blocks)
-    larger.load_state_dict(larger.state_dict() | network.state_dict())
+    state = larger.state_dict()
+    for name, known in network.state_dict().items():
+        state[name][tuple(map(slice, known.shape))] = known
     return larger
 
 
@@ -343,7 +345,6 @@ def with_widths(network: Network, widths: Sequence[int]) -> Network:
     Raises:
         UserError: A plain chain of convolutions; another number of levels; fewer channels.
     """
-    network = filled(network)
     larger = _larger(network, "widths", widths)
     state = larger.state_dict()
     for name, found in network.state_dict().items():
@@ -363,11 +364,11 @@ def residual_blocks(network: UNet) -> list[str]:
         "middle",
         *(f"decoders.{level}" for level in range(len(network.decoders))),
     ]
-    return [f"{name}.{place}" for name in levels for place in _children(network, name)]
-
-
-def _children(network: UNet, name: str) -> list[str]:
-    return [place for place, _ in network.get_submodule(name).named_children()]
+    return [
+        f"{level}.{place}"
+        for level in levels
+        for place, _ in network.get_submodule(level).named_children()
+    ]
 
 
 def pruned(network: UNet, largest: Mapping[str, Tensor]) -> UNet:
@@ -386,41 +387,20 @@ def pruned(network: UNet, largest: Mapping[str, Tensor]) -> UNet:
             hidden.append(0)
             continue
         alive = int((largest[block] > 0).sum())
-        kept = (
-            largest[block]
-            .argsort(descending=True)[: ROUND * math.ceil(alive / ROUND)]
-            .sort()
-            .values
-        )
+        strongest = largest[block].argsort(descending=True)
+        kept = strongest[: ROUND * math.ceil(alive / ROUND)].sort().values
         hidden.append(len(kept))
         for name in ("first", "around", "second"):
             key = f"{block}.{name}.weight"
             if key in state:
                 state[key] = state[key].index_select(int(name == "second"), kept)
-        if not len(kept):
-            state = {key: value for key, value in state.items() if not key.startswith(f"{block}.")}
     thinner = UNet(**(network.config | {"hidden": hidden}))
-    thinner.load_state_dict(state)
+    thinner.load_state_dict({name: state[name] for name in thinner.state_dict()})
     return thinner if count_parameters(thinner) < count_parameters(network) else network
 
 
-def filled(network: Network) -> Network:
-    """A network that was `pruned` with all its channels again, the new ones as in a new network.
-
-    It begins as good as it was: what the new channels add is zero, until they learn.
-    """
-    if not isinstance(network, UNet) or "hidden" not in network.config:
-        return network
-    whole = UNet(**{key: value for key, value in network.config.items() if key != "hidden"})
-    state = whole.state_dict()
-    for name, known in network.state_dict().items():
-        state[name][tuple(slice(size) for size in known.shape)] = known
-    whole.load_state_dict(state)
-    return whole
-
-
 def _larger(network: Network, key: str, numbers: Sequence[int]) -> UNet:
-    """A new U-Net as the network, but for its numbers of ``key`` for each level, none of which may shrink."""
+    """A new U-Net as the network, nothing pruned, but for its ``key``: numbers that may not shrink."""
     found = network.config.get(key, [])
     if not isinstance(network, UNet) or len(numbers) != len(found):
         of_levels = found if isinstance(network, UNet) else "none"
@@ -430,7 +410,7 @@ def _larger(network: Network, key: str, numbers: Sequence[int]) -> UNet:
         )
     if any(more < count for more, count in zip(numbers, found, strict=True)):
         raise UserError(f"{key} {list(numbers)}: expected no fewer than its {found} in any level")
-    return UNet(**(network.config | {key: list(numbers)}))
+    return UNet(**(network.config | {key: list(numbers), "hidden": ()}))
 
 
 def count_parameters(network: nn.Module) -> int:
