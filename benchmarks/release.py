@@ -52,7 +52,9 @@ def main() -> None:
     network, found = modelfile.load_network(options.model), modelfile.read(options.model)
     assert isinstance(network, UNet)
     channels = found.header.channels
-    network = models.pruned(network, calibration.largest(network, _noisy(channels, 100))).eval()
+    network = models.pruned(
+        network, calibration.largest(network, noisy_pictures(channels, 100))
+    ).eval()
     header = dataclasses.replace(
         found.header,
         recipe=_bare(found.header),
@@ -61,7 +63,7 @@ def main() -> None:
         created_with=modelfile.CREATED_WITH,
         config=network.config,
         reach=network.reach,
-        int8=calibration.ranges(network, _noisy(channels, 48)),
+        int8=calibration.ranges(network, noisy_pictures(channels, 48)),
     )
     WEIGHTS.mkdir(exist_ok=True)
     path = WEIGHTS / f"{options.name}.onnx"
@@ -78,8 +80,8 @@ def _bare(header: modelfile.Header) -> dict[str, Any]:
     return recipe.without_folders(recipe.from_dict(header.recipe))
 
 
-def _noisy(channels: int, count: int) -> Iterator[Batch]:
-    """Pictures to calibrate with, of sigma 0 to 55."""
+def noisy_pictures(channels: int, count: int) -> Iterator[Batch]:
+    """Pictures of BSDS500 train, the first 320 x 320 of each, of sigma 0 to 55."""
     random = np.random.default_rng(0)
     files = sorted((quality.DATA / "bsds500" / "train").glob("*.jpg"))[:: 200 // count][:count]
     for place, file in enumerate(files):

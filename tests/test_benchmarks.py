@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 
-from snowmelt import images, zoo
+from snowmelt import images, modelfile, models, zoo
 from snowmelt.metrics import psnr
+from snowmelt.models import UNet
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 QUALITY = BENCHMARKS / "quality.py"
@@ -57,6 +59,36 @@ def test_quality_holds_models_against_peers(folder: Path) -> None:
     assert scores["ffdnet"] == pytest.approx(as_it_is, abs=0.01)
     assert scores[base] > as_it_is + 5
     assert "protocol" in done.stdout
+
+
+def test_thinning_takes_what_matters_least(tmp_path: Path) -> None:
+    """What would change the result by a millionth goes, and not what would change it by all."""
+    (tmp_path / "bsds500" / "train").mkdir(parents=True)
+    Image.fromarray(crop(100)[:96, :64]).save(tmp_path / "bsds500" / "train" / "a.jpg")
+    torch.manual_seed(0)
+    network = UNet(widths=(32, 32), blocks=(1, 1))
+    with torch.no_grad():
+        for block in models.residual_blocks(network):
+            torch.nn.init.kaiming_normal_(network.get_submodule(f"{block}.second").weight)
+        network.encoders[0][0].second.weight[:, ::2] *= 1e-6  # type: ignore[index]
+    header = modelfile.Header(
+        architecture="unet", config=network.config, channels=1, reach=network.reach,
+        multiple=network.multiple, conditioned=True,
+    )  # fmt: skip
+    whole, thinner = tmp_path / "whole.onnx", tmp_path / "thinner.onnx"
+    modelfile.write(whole, network, header)
+    command = [sys.executable, str(BENCHMARKS / "thin.py"), str(whole), str(thinner)]
+    subprocess.run(
+        [*command, "--products", "10"],
+        env=os.environ | {"SNOWMELT_DATA": str(tmp_path)}, check=True,
+    )  # fmt: skip
+    thin = modelfile.load_network(thinner)
+    assert thin.config["hidden"] == [16, 32, 32]
+    picture, level = torch.rand(1, 1, 32, 32), torch.full((1, 1, 32, 32), 0.1)
+    with torch.inference_mode():
+        expected, found = (each(picture, level) for each in (network, thin))
+    assert float((expected - picture).std()) > 0.01
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
 
 
 def test_patterns_repeat_and_no_two_are_alike(tmp_path: Path) -> None:
