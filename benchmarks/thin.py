@@ -4,7 +4,8 @@
 
 Takes channels inside residual blocks, 16 at a time, those whose loss changes the error least for the
 products they save, until so many thousand products a pixel are left. How much the error changes is told by
-its slope (Molchanov et al., CVPR 2019), on noisy pictures of BSDS500 train; each counts in dB.
+its slope (Molchanov et al., CVPR 2019), on noisy pictures of BSDS500 train; each counts in dB. What these
+photographs hardly need, regular patterns and slow gradients may (docs/log.md): let it learn on.
 """
 
 from __future__ import annotations
