@@ -15,7 +15,7 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import release
 from snowmelt import modelfile, models
@@ -68,11 +68,11 @@ def thinned(network: UNet, most: float) -> UNet:
 
 def importance(network: UNet) -> dict[str, Tensor]:
     """By block, how much (dB squared, estimated) the error would change without each channel inside."""
-    layers = {
-        block: _second(network, block)
+    blocks = [
+        block
         for block in models.residual_blocks(network)
         if models.count_parameters(network.get_submodule(block))
-    }
+    ]
     seen: dict[str, Tensor] = {}
 
     def note(block: str, inputs: tuple[Tensor, ...]) -> None:
@@ -80,17 +80,20 @@ def importance(network: UNet) -> dict[str, Tensor]:
         seen[block] = inputs[0]
 
     hooks = [
-        layer.register_forward_pre_hook(lambda _, inputs, block=block: note(block, inputs))
-        for block, layer in layers.items()
+        network.get_submodule(f"{block}.second").register_forward_pre_hook(
+            lambda _, inputs, block=block: note(block, inputs)
+        )
+        for block in blocks
     ]
-    total = {block: torch.zeros(layer.weight.shape[1]) for block, layer in layers.items()}
+    total = dict.fromkeys(blocks, torch.zeros(()))
     for batch in release.noisy_pictures(network.config["channels"], PICTURES):
         error = (models.apply(network, batch.noisy, batch.level) - batch.target).square().mean()
         decibels: Tensor = 10 * error.clamp_min(1e-6).log10()
         torch.autograd.backward(decibels)
         for block, numbers in seen.items():
             assert numbers.grad is not None
-            total[block] += (numbers.grad * numbers).sum((0, 2, 3)).detach().square() / PICTURES
+            change = (numbers.grad * numbers).sum((0, 2, 3)).detach()
+            total[block] = total[block] + change.square() / PICTURES
     for hook in hooks:
         hook.remove()
     return total
@@ -109,13 +112,6 @@ def _weakest(weights: Tensor) -> Tensor:
     there = weights.nonzero()[:, 0]
     count = len(there) % ROUND or ROUND
     return there[weights[there].argsort()[:count]]
-
-
-def _second(network: UNet, block: str) -> nn.Conv2d:
-    """The convolution that the channels inside a block go into."""
-    layer = network.get_submodule(f"{block}.second")
-    assert isinstance(layer, nn.Conv2d)
-    return layer
 
 
 def _side(network: UNet, block: str) -> int:
