@@ -80,11 +80,13 @@ def _bare(header: modelfile.Header) -> dict[str, Any]:
     return recipe.without_folders(recipe.from_dict(header.recipe))
 
 
-def noisy_pictures(channels: int, count: int) -> Iterator[Batch]:
-    """Pictures of BSDS500 train, the first 320 x 320 of each, of sigma 0 to 55."""
+def noisy_pictures(
+    channels: int, count: int, folder: Path = quality.DATA / "bsds500" / "train"
+) -> Iterator[Batch]:
+    """Pictures of a folder, the first 320 x 320 of each, of sigma 0 to 55."""
     random = np.random.default_rng(0)
-    files = sorted((quality.DATA / "bsds500" / "train").glob("*.jpg"))[:: 200 // count][:count]
-    for place, file in enumerate(files):
+    files = sorted(folder.glob("*.[jp][pn]g"))
+    for place, file in enumerate(files[:: max(len(files) // count, 1)][:count]):
         picture = np.asarray(Image.open(file).convert("L" if channels == 1 else "RGB"))
         clean = np.atleast_3d(picture[:320, :320] / 255).transpose(2, 0, 1)[None]
         sigma = 5 * (place % 12) / 255

@@ -1,17 +1,19 @@
 """Take from a U-Net what it would miss least, so that it becomes so fast; it then learns on from there.
 
-    python benchmarks/thin.py runs/grey/model.onnx thin.onnx --products 77
+    python benchmarks/thin.py runs/grey/model.onnx thin.onnx --products 77 --pictures bsds500/train patterns
 
 Takes channels inside residual blocks, 16 at a time, those whose loss changes the error least for the
 products they save, until so many thousand products a pixel are left. How much the error changes is told by
-its slope (Molchanov et al., CVPR 2019), on noisy pictures of BSDS500 train; each counts in dB. What these
-photographs hardly need, regular patterns and slow gradients may (docs/log.md): let it learn on.
+its slope (Molchanov et al., CVPR 2019), on noisy pictures of all folders; each counts in dB. What photographs
+hardly need, regular patterns and slow gradients may (docs/log.md): give it some (`patterns.py`).
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -21,7 +23,7 @@ import release
 from snowmelt import modelfile, models
 from snowmelt.models import ROUND, UNet
 
-PICTURES = 48
+PICTURES = 48  # of each folder
 
 
 def main() -> None:
@@ -29,10 +31,13 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("thinner", type=Path, help="where to write it")
     parser.add_argument("--products", type=float, required=True, help="thousands a pixel")
+    parser.add_argument(
+        "--pictures", type=Path, nargs="+", required=True, help="folders of clean ones"
+    )
     options = parser.parse_args()
     found, network = modelfile.read(options.model), modelfile.load_network(options.model)
     assert isinstance(network, UNet)
-    thin = thinned(network, options.products * 1000).eval()
+    thin = thinned(network, options.products * 1000, options.pictures).eval()
     header = dataclasses.replace(
         found.header, config=thin.config, reach=thin.reach, scores=[], int8={}
     )
@@ -55,9 +60,9 @@ def products(network: UNet) -> float:
     return total
 
 
-def thinned(network: UNet, most: float) -> UNet:
+def thinned(network: UNet, most: float, folders: Sequence[Path]) -> UNet:
     """The network with so many products a pixel, or just below."""
-    weights, thin = importance(network), network
+    weights, thin = importance(network, folders), network
     while products(thin) > most:
         rates = {block: _rate(network, block, each) for block, each in weights.items() if any(each)}
         block = min(rates, key=lambda each: rates[each])
@@ -66,8 +71,8 @@ def thinned(network: UNet, most: float) -> UNet:
     return thin
 
 
-def importance(network: UNet) -> dict[str, Tensor]:
-    """By block, how much (dB squared, estimated) the error would change without each channel inside."""
+def importance(network: UNet, folders: Sequence[Path]) -> dict[str, Tensor]:
+    """By block, how much (dB², summed over pictures) the error would change without each channel."""
     blocks = [
         block
         for block in models.residual_blocks(network)
@@ -86,14 +91,15 @@ def importance(network: UNet) -> dict[str, Tensor]:
         for block in blocks
     ]
     total = dict.fromkeys(blocks, torch.zeros(()))
-    for batch in release.noisy_pictures(network.config["channels"], PICTURES):
+    channels = network.config["channels"]
+    for batch in chain(*(release.noisy_pictures(channels, PICTURES, each) for each in folders)):
         error = (models.apply(network, batch.noisy, batch.level) - batch.target).square().mean()
         decibels: Tensor = 10 * error.clamp_min(1e-6).log10()
         torch.autograd.backward(decibels)
         for block, numbers in seen.items():
             assert numbers.grad is not None
             change = (numbers.grad * numbers).sum((0, 2, 3)).detach()
-            total[block] = total[block] + change.square() / PICTURES
+            total[block] = total[block] + change.square()
     for hook in hooks:
         hook.remove()
     return total

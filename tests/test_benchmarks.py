@@ -63,8 +63,10 @@ def test_quality_holds_models_against_peers(folder: Path) -> None:
 
 def test_thinning_takes_what_matters_least(tmp_path: Path) -> None:
     """What would change the result by a millionth goes, and not what would change it by all."""
-    (tmp_path / "bsds500" / "train").mkdir(parents=True)
-    Image.fromarray(crop(100)[:96, :64]).save(tmp_path / "bsds500" / "train" / "a.jpg")
+    for folder in ("photographs", "patterns"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(crop(100)[:96, :64]).save(tmp_path / "photographs" / "a.jpg")
+    Image.fromarray(crop(200)[:96, :64]).save(tmp_path / "patterns" / "a.png")
     torch.manual_seed(0)
     network = UNet(widths=(32, 32), blocks=(1, 1))
     with torch.no_grad():
@@ -78,10 +80,8 @@ def test_thinning_takes_what_matters_least(tmp_path: Path) -> None:
     whole, thinner = tmp_path / "whole.onnx", tmp_path / "thinner.onnx"
     modelfile.write(whole, network, header)
     command = [sys.executable, str(BENCHMARKS / "thin.py"), str(whole), str(thinner)]
-    subprocess.run(
-        [*command, "--products", "10"],
-        env=os.environ | {"SNOWMELT_DATA": str(tmp_path)}, check=True,
-    )  # fmt: skip
+    pictures = [str(tmp_path / "photographs"), str(tmp_path / "patterns")]
+    subprocess.run([*command, "--products", "10", "--pictures", *pictures], check=True)
     thin = modelfile.load_network(thinner)
     assert thin.config["hidden"] == [16, 32, 32]
     picture, level = torch.rand(1, 1, 32, 32), torch.full((1, 1, 32, 32), 0.1)
