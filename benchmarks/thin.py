@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -65,6 +66,10 @@ def thinned(network: UNet, most: float, folders: Sequence[Path]) -> UNet:
     weights, thin = importance(network, folders), network
     while products(thin) > most:
         rates = {block: _rate(network, block, each) for block, each in weights.items() if any(each)}
+        if not rates:
+            sys.exit(
+                f"{products(thin) / 1000:.1f} thousand products are outside its blocks; ask for more"
+            )
         block = min(rates, key=lambda each: rates[each])
         weights[block][_weakest(weights[block])] = 0
         thin = models.pruned(network, weights)
