@@ -86,6 +86,8 @@ def noisy_pictures(
     """Pictures of a folder, the first 320 x 320 of each, of sigma 0 to 55."""
     random = np.random.default_rng(0)
     files = sorted(folder.glob("*.[jp][pn]g"))
+    if not files:
+        sys.exit(f"{folder}: no PNG and no .jpg there")
     for place, file in enumerate(files[:: max(len(files) // count, 1)][:count]):
         picture = np.asarray(Image.open(file).convert("L" if channels == 1 else "RGB"))
         clean = np.atleast_3d(picture[:320, :320] / 255).transpose(2, 0, 1)[None]
