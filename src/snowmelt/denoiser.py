@@ -17,14 +17,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from snowmelt import engines, levels, modelfile, tiles, trials, zoo
+from snowmelt import engines, levels, modelfile, tiles, zoo
 from snowmelt.errors import UserError, nearest
 from snowmelt.images.base import Array, Image, Layout
 from snowmelt.modelfile import Header, ModelFile
@@ -168,9 +168,8 @@ class Denoiser:
         *,
         tile: int | None = None,
         colour: Callable[[], Denoiser] | None = None,
-        trial: Callable[[int], Denoiser] | None = None,
     ) -> None:
-        self._load_colour, self._load_trial = colour, trial
+        self._load_colour = colour
         self.model = model
         self.engine = engine
         self.tile = _largest_tile(model.header, engine) if tile is None else tile
@@ -190,23 +189,6 @@ class Denoiser:
     def _colour(self) -> Denoiser:
         assert self._load_colour is not None
         return self._load_colour()
-
-    def judge(
-        self, measured: levels.Line, channels: slice, pixels: Callable[[], trials.Picture]
-    ) -> levels.Line:
-        """What was measured; or what a model that ships says on trial, see `trials.judge`."""
-        if self._load_trial is None:
-            return measured
-
-        def denoise(picture: trials.Picture, level: float) -> trials.Picture:
-            return self._trial(picture, sigma=level, value_range=(0, 1), channel_axis=-1)
-
-        return trials.judge(measured, channels, pixels, denoise)
-
-    @cached_property
-    def _trial(self) -> Denoiser:
-        assert self._load_trial is not None
-        return self._load_trial(self.header.channels)
 
     def __call__(
         self,
@@ -298,20 +280,13 @@ def load(
         UserError: if there is no such model, or the file is no good, or the device is not there.
     """
 
-    def make(
-        path: Path,
-        colour: Callable[[], Denoiser] | None = None,
-        trial: Callable[[int], Denoiser] | None = None,
-    ) -> Denoiser:
+    def make(path: Path, colour: Callable[[], Denoiser] | None = None) -> Denoiser:
         read = modelfile.read(path)
         engine = engines.choose(read, device=device, precision=precision, threads=threads)
-        return Denoiser(read, engine, tile=tile, colour=colour, trial=trial)
-
-    def trial(channels: int) -> Denoiser:
-        return make(zoo.find_model(trials.JUDGE, channels=channels))
+        return Denoiser(read, engine, tile=tile, colour=colour)
 
     grey, colour = zoo.find_pair(model)
-    return make(grey, None if colour is None else partial(make, colour, trial=trial), trial)
+    return make(grey, None if colour is None else partial(make, colour))
 
 
 def _largest_tile(header: Header, engine: engines.Engine) -> int:
@@ -399,7 +374,7 @@ class _Run:
             noise = header.told
         # Measured before the first band is asked for, so that a file is still untouched if it fails.
         told = header.conditioned and settings.strength
-        self.level = self._find_level(denoiser, noise) if told else None
+        self.level = self._find_level(noise) if told else None
         reach = header.reach + (0 if self.level is None else self.level.reach)
         sides = [
             tiles.fit_tile(length, denoiser.tile, reach, header.multiple)
@@ -411,22 +386,11 @@ class _Run:
         )
         self.not_finite = 0
 
-    def _find_level(self, denoiser: Denoiser, noise: levels.Noise) -> levels.Level:
-        level = levels.find(noise, self._image, self._scale.low, self._scale.high)
-        if isinstance(noise, str) and noise == levels.AUTO:
-            assert isinstance(level, levels.Line)
-            level = self._judged(denoiser, level)
+    def _find_level(self, noise: levels.Noise) -> levels.Level:
+        low, high = self._scale.low, self._scale.high
+        level = levels.find(noise, self._image, low, high, self._groups)
         self._groups = [group for group in self._groups if not level.is_zero(group)]
         return level
-
-    def _judged(self, denoiser: Denoiser, measured: levels.Line) -> levels.Line:
-        @cache
-        def sample() -> trials.Picture:
-            return self._scale.to_network(levels.sample(self._image))
-
-        for group in self._groups:
-            measured = denoiser.judge(measured, group, sample)
-        return measured
 
     def bands(self, progress: Callable[[int], object] = lambda _: None) -> Generator[Array]:
         """The result from top to bottom, plane by plane.

@@ -1,37 +1,34 @@
-"""How strong the noise is, and where: said by a person, or measured on the image before it is denoised.
+"""How strong the noise is, and where: given by a person, or estimated on the image before it is denoised.
 
 Levels are standard deviations as parts of the range from black to white. With photons the variance is a
 straight line over the brightness (Foi et al., 2008), and the level a map; the brightness is then the image's
-own, smoothed.
+own, smoothed. What is estimated (`estimator`) is a curve over the brightness.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from snowmelt import diagnosis, noise, tiles
-from snowmelt.diagnosis import CLEAN, LARGEST_RATIO, UNEVEN, Curve, Plane
+from snowmelt import diagnosis, estimator, noise, tiles
+from snowmelt.diagnosis import CLEAN, LARGEST_RATIO, UNEVEN, Plane
 from snowmelt.errors import UserError
+from snowmelt.estimator import BLUR, BLUR_REACH
 from snowmelt.images.base import Array, Image
 from snowmelt.tiles import Window
 
 Picture: TypeAlias = NDArray[np.float32]
 
 AUTO = "auto"
-ESTIMATED = "estimated"
 # Kinds whose variance is a line over brightness.
 KINDS = (noise.Gaussian, noise.Poisson, noise.PoissonGaussian)
-# Of the blur that makes a brightness of noisy values: standard deviation and radius in pixels. 50 of them
-# count, so photons at a tenth of 30 at white leave 8 percent of the level uncertain.
-BLUR, BLUR_REACH = 2.0, 6
-# Of larger images, so many pieces of such a side along each axis are measured.
-PIECES, SIDE = 4, 160
+# Of larger images, so many pieces of such a side along each axis are looked at.
+PIECES, SIDE = 3, 256
 # Correlation between neighbours: texture that is taken for noise has more, noise on texture less. Measured on
 # clean photographs, BSD68 and CBSD68, and on the same with noise; docs/denoise.md has the figures.
 TEXTURE = 0.29
@@ -48,9 +45,6 @@ class Line:
     gain: tuple[float, ...]
     floor: tuple[float, ...]
     least: float = 0.0
-    # Level of each channel that was taken for texture, if it is noise after all; empty: of none.
-    doubt: tuple[float, ...] = ()
-    origin: str = ""  # how the level was found, when it was not said
 
     @property
     def reach(self) -> int:
@@ -65,16 +59,6 @@ class Line:
         """Level at a brightness, 0 black and 1 white: the root mean square of the channels'."""
         variance = np.array(self.gain[channels]) * brightness + self.floor[channels]
         return math.sqrt(np.maximum(variance, self.least).mean())
-
-    def without_doubt(self, channels: slice) -> Line:
-        """The same, where what was taken for texture in these channels is noise."""
-        if not any(self.doubt[channels]):
-            return self
-        doubt = np.array(self.doubt)
-        floor = np.array(self.floor)
-        floor[channels] += np.square(doubt[channels])
-        doubt[channels] = 0
-        return replace(self, floor=tuple(map(float, floor)), doubt=tuple(map(float, doubt)))
 
     def over(self, seen: Picture, channels: slice, row: Window, column: Window) -> Picture:
         """Level (h, w) of a window (h, w, C) that shows these channels: the root mean square of theirs."""
@@ -109,16 +93,10 @@ class Line:
         return np.maximum(gain * np.maximum(_blurred(seen), 0) + floor, np.float32(self.least))
 
     def __str__(self) -> str:
-        if self.is_zero(slice(None)):
-            return (
-                "no noise that can be told from fine detail; left as it is "
-                "(--sigma LEVEL denoises it; 10 suits cameras' JPEGs whose noise is seen)"
-            )
         black, white = 255 * self.at(0), 255 * self.at(1)
-        text = f"noise level {white:.3g} of 255"
         if any(self.gain):
-            text = f"noise level {black:.3g} of 255 in black, {white:.3g} in white"
-        return f"{text} ({self.origin})" if self.origin else text
+            return f"noise level {black:.3g} (black) to {white:.3g} (white) on a 0–255 scale"
+        return f"noise level {white:.3g} on a 0–255 scale"
 
 
 def _blurred(picture: Picture) -> Picture:
@@ -148,7 +126,40 @@ class Map:
         return tiles.cut(self.levels[row.start : row.stop], row, column)
 
 
-Level: TypeAlias = Line | Map
+@dataclass(frozen=True)
+class Estimated:
+    """A level that was estimated on the image: a curve over the brightness for each group of channels.
+
+    Attributes:
+        curves: Of each group that goes through the network together, its first channel and its curves: one
+            for all its channels, or one for each.
+        typical: Of each group, the root mean square of its level over the pixels that were looked at.
+    """
+
+    curves: dict[int, tuple[estimator.Curve, ...]]
+    typical: dict[int, float]
+    reach = BLUR_REACH
+
+    def is_zero(self, channels: slice) -> bool:
+        """Whether these channels, a whole group, have no noise to be removed."""
+        return all(curve.is_zero for curve in self.curves[channels.start])
+
+    def over(self, seen: Picture, channels: slice, row: Window, column: Window) -> Picture:
+        """Level (h, w) of a window (h, w, C) that shows these channels, a whole group."""
+        del row, column
+        curves = self.curves[channels.start]
+        brightness = _blurred(seen.mean(2, keepdims=True) if len(curves) == 1 else seen)
+        return estimator.combined(curves, brightness)
+
+    def __str__(self) -> str:
+        if all(self.is_zero(slice(first, None)) for first in self.curves):
+            return "no noise found; unchanged (--sigma LEVEL denoises it all the same)"
+        found = ", ".join(f"{255 * level:.2g}" for level in self.typical.values())
+        several = "s" if len(self.typical) > 1 else ""
+        return f"estimated noise level{several} {found} on a 0–255 scale"
+
+
+Level: TypeAlias = Line | Map | Estimated
 Noise: TypeAlias = float | str | ArrayLike
 
 
@@ -169,22 +180,30 @@ def check(given: Noise) -> None:
         )
 
 
-def find(given: Noise, image: Image, low: float, high: float) -> Level:
+def find(
+    given: Noise, image: Image, low: float, high: float, groups: Sequence[slice] | None = None
+) -> Level:
     """The level for an image whose black is ``low`` and whose white is ``high``.
 
     Args:
         given: A part of the range; or one for each pixel, in a shape that goes with (H, W); or "auto", to
-            measure it on the image; or noise as `snowmelt.noise.parse` reads it, of a kind whose variance
+            estimate it on the image; or noise as `snowmelt.noise.parse` reads it, of a kind whose variance
             is a line over the brightness.
+        image: Whose level it is.
+        low: The value of black.
+        high: The value of white.
+        groups: Channels that go through the network together; see `estimate`.
 
     Raises:
-        UserError: It is none of these, or "auto" and the image is too small.
+        UserError: It is none of these.
     """
     check(given)
     layout = image.layout
     colours = layout.channels - layout.alpha
     if isinstance(given, str):
-        return estimate(image, low, high) if given == AUTO else _parse(given, colours)
+        if given == AUTO:
+            return estimate(image, low, high, groups)
+        return _parse(given, colours)
     levels = np.asarray(given, np.float32)
     if levels.ndim == 0:
         return Line((0.0,) * colours, (float(levels) ** 2,) * colours)
@@ -201,28 +220,74 @@ def _parse(text: str, colours: int) -> Line:
     kind: Any = noise.parse(text)
     if not isinstance(kind, KINDS):
         raise UserError(
-            f"noise {text!r}: models are told a level; expected gaussian, poisson or poisson-gaussian"
+            f"noise {text!r} has no level that a model could be given; expected gaussian, poisson or "
+            "poisson-gaussian"
         )
     sigma, peak = getattr(kind, "sigma", 0.0), getattr(kind, "peak", math.inf)
     return Line((1 / peak,) * colours, (sigma**2,) * colours)
 
 
-def estimate(image: Image, low: float, high: float) -> Line:
-    """Measure the level of each channel on pieces that are spread over the plane in the middle.
+def estimate(
+    image: Image, low: float, high: float, groups: Sequence[slice] | None = None
+) -> Estimated:
+    """Estimate the level of an image on pieces that are spread over the plane in the middle.
 
-    Zero where noise cannot be told from fine texture, so that a clean image is left alone.
+    It is zero where denoising would change nothing that can be seen, so that a clean image is unchanged; and
+    for images with a side below 32 pixels, which show too little.
 
-    Raises:
-        UserError: The image is too small, or holds too little that is finite.
+    Args:
+        image: Whose level it is.
+        low: The value of black.
+        high: The value of white.
+        groups: Channels that go through the network together; None: the three of a colour image, else
+            each for itself.
     """
-    try:
-        return of_pixels(sample(image), low, high)
-    except UserError as error:
-        raise UserError(f"{error}; or say the level: --sigma, in Python sigma=") from error
+    layout = image.layout
+    colours = layout.channels - layout.alpha
+    if groups is None:
+        groups = (
+            [slice(0, 3)] if colours == 3 else [slice(each, each + 1) for each in range(colours)]
+        )
+    if min(layout.height, layout.width) < estimator.SHORTEST:
+        nothing: dict[int, tuple[estimator.Curve, ...]] = {
+            group.start: (estimator.NOTHING,) for group in groups
+        }
+        return Estimated(nothing, dict.fromkeys(nothing, 0.0))
+    deep = layout.dtype.itemsize > 1
+    pieces = scaled(sample(image), low, high)
+    curves = {group.start: _curves(pieces[..., group], deep) for group in groups}
+    typical = {group.start: _typical(curves[group.start], pieces[..., group]) for group in groups}
+    return Estimated(curves, typical)
+
+
+def _curves(pieces: Picture, deep: bool) -> tuple[estimator.Curve, ...]:
+    if pieces.shape[3] == 3:
+        return (estimator.estimate(pieces, deep=deep),)
+    channels = np.split(pieces, pieces.shape[3], axis=3)
+    return tuple(estimator.estimate(channel, deep=deep) for channel in channels)
+
+
+def _typical(curves: tuple[estimator.Curve, ...], pieces: Picture) -> float:
+    squares = [np.square(estimator.combined(curves, piece)).mean() for piece in pieces]
+    return math.sqrt(float(np.mean(squares)))
+
+
+def scaled(pieces: Array, low: float, high: float) -> Picture:
+    """Pieces in parts of the range; what is not finite becomes the middle of the others."""
+    values = (pieces.astype(np.float64) - low) / (high - low)
+    good = np.isfinite(values)
+    if not good.all():
+        values = np.where(good, values, np.median(values[good]) if good.any() else 0.0)
+    return values.astype(np.float32)
 
 
 def of_pixels(pixels: Array, low: float, high: float) -> Line:
-    """Measure the level of each channel of pixels (H, W, C), as `estimate` does."""
+    """Measure white noise, of which photons may be a part, on pixels (H, W, C), from their statistics.
+
+    For training on noisy images alone, which needs the noise's variance as a line over the brightness; what
+    `estimate` finds is the best level for denoising, whatever the noise. Zero where it cannot be told from
+    fine texture.
+    """
     span = high - low
     visible = _visible(pixels, span)
     lines = [
@@ -230,20 +295,19 @@ def of_pixels(pixels: Array, low: float, high: float) -> Line:
         for channel in range(pixels.shape[-1])
     ]
     gains = tuple(gain / span for gain, *_ in lines)
-    floors = tuple((gain * low + floor) / span**2 for gain, floor, *_ in lines)
-    least = min(least for _, _, least, _ in lines) / span**2
-    return Line(gains, floors, least, tuple(doubt / span for *_, doubt in lines), ESTIMATED)
+    floors = tuple((gain * low + floor) / span**2 for gain, floor, _ in lines)
+    return Line(gains, floors, min(least for *_, least in lines) / span**2)
 
 
 def sample(image: Image) -> Array:
-    """Pieces (h, w, C) of the plane in the middle, each row of the image read once; without opacity."""
+    """Pieces (N, h, w, C) of the plane in the middle, each row of the image read once; without opacity."""
     layout = image.layout
-    across = np.concatenate([np.arange(*piece) for piece in _pieces(layout.width)])
-    bands = [
-        image.read_rows(layout.planes // 2, start, stop)[:, across]
-        for start, stop in _pieces(layout.height)
-    ]
-    return np.concatenate(bands)[..., : layout.channels - layout.alpha]
+    columns = _pieces(layout.width)
+    pieces = []
+    for start, stop in _pieces(layout.height):
+        band = image.read_rows(layout.planes // 2, start, stop)
+        pieces += [band[:, left:right] for left, right in columns]
+    return np.stack(pieces)[..., : layout.channels - layout.alpha]
 
 
 def _pieces(length: int) -> Sequence[tuple[int, int]]:
@@ -262,23 +326,23 @@ def _visible(sample: Array, span: float) -> float:
     return min(span, float(np.ptp(finite))) if finite.size else span
 
 
-def _measured(plane: Plane, span: float) -> tuple[float, float, float, float]:
-    """Gain, floor and least value of the variance, and the level in doubt, in the image's units."""
+def _measured(plane: Plane, span: float) -> tuple[float, float, float]:
+    """Gain, floor and least value of the variance, in the image's units."""
     limits = diagnosis.find_limits(plane)
     curve = diagnosis.measure_curve(plane, limits)
     if curve.level < CLEAN * span:
-        return 0.0, 0.0, 0.0, 0.0
+        return 0.0, 0.0, 0.0
     spectrum = diagnosis.measure_spectrum(plane, limits, curve)
     # Noise is in the flattest blocks as elsewhere; what is not there was texture.
     level = min(curve.sigma, FLATTEST_TOO * spectrum.level)
     level = level if level > CLEAN * span else 0.0
     if spectrum.uneven > UNEVEN and (spectrum.down + spectrum.across) / 2 > TEXTURE:
-        return 0.0, 0.0, 0.0, level
+        return 0.0, 0.0, 0.0
     if _counts_photons(curve) and not spectrum.correlated:
-        return curve.gain[0], curve.floor[0], float(curve.variance.min()), 0.0
-    return 0.0, level**2, 0.0, 0.0
+        return curve.gain[0], curve.floor[0], float(curve.variance.min())
+    return 0.0, level**2, 0.0
 
 
-def _counts_photons(curve: Curve) -> bool:
+def _counts_photons(curve: diagnosis.Curve) -> bool:
     likely = curve.sure or curve.sigma < LARGEST_RATIO * curve.level
     return curve.dependent and curve.gain[0] > 0 and likely
