@@ -59,7 +59,7 @@ def test_highlights_are_no_outliers(values):
     ],
 )
 def test_what_stands_alone_in_its_row_is_an_outlier_sooner(values, usable):
-    found, _ = Bounds(0, 1).find(rows(*values))
+    found = Bounds(0, 1).find(rows(*values))
     expected = np.array(usable, bool)
     np.testing.assert_array_equal(
         np.ones_like(expected) if found is None else found[0, :, 0], expected
@@ -68,9 +68,11 @@ def test_what_stands_alone_in_its_row_is_an_outlier_sooner(values, usable):
 
 def test_what_the_noise_reaches_is_no_outlier():
     noise = np.random.default_rng(0).normal(0.5, 1.0, (200, 200, 1)).astype(np.float32)
-    assert Bounds(0, 1).find(noise)[1].outside > 200
-    assert not Bounds(0, 1, noise=1.0).find(noise)[1]
-    assert Bounds(0, 1, noise=1.0).find(rows(0, 15, 0))[1].outside == 1
+    usable = Bounds(0, 1).find(noise)
+    assert usable is not None
+    assert np.count_nonzero(~usable) > 200
+    assert Bounds(0, 1, noise=1.0).find(noise) is None
+    assert Bounds(0, 1, noise=1.0).find(rows(0, 15, 0)) is not None
 
 
 @pytest.mark.parametrize(("value", "outlier"), [(65535, True), (16383, True), (8000, False)])
@@ -99,10 +101,11 @@ def test_a_type_that_the_range_spans_is_never_looked_at():
 )
 def test_missing_data_is_bridged_where_it_is_in_the_range_too(dtype, stored, nodata):
     given = rows(2, stored, 4, dtype=dtype)
-    usable, kept = Bounds(0, 255, nodata).find(given)
+    bounds = Bounds(0, 255, nodata)
+    usable = bounds.find(given)
     assert usable is not None
     assert usable[0, :, 0].tolist() == [True, False, True]
-    assert kept == Kept(no_data=1)
+    assert bounds.count(given, usable) == Kept(no_data=1)
     assert bridged(given, 0, 255, nodata)[0][0, 1, 0] == 3
 
 
@@ -140,7 +143,9 @@ def test_absurd_ranges_do_not_overflow():
 def test_counts_are_said_by_kind():
     given = rows(0.1, np.nan, np.inf, 0.1, -9999, 0.1, 1e30, 0.2)
     bounds = Bounds(0, 1, -9999.0)
-    _, kept = bounds.find(given)
+    usable = bounds.find(given)
+    assert usable is not None
+    kept = bounds.count(given, usable)
     assert kept == Kept(not_finite=2, no_data=1, outside=1)
     assert int(kept + kept) == 8
     assert bounds.describe(kept) == (

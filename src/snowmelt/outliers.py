@@ -76,22 +76,22 @@ class Bounds:
     noise: float = 0.0
     bright_noise: float = 0.0
 
-    def find(self, pixels: Array) -> tuple[NDArray[np.bool_] | None, Kept]:
-        """Which values of whole rows (H, W, C) are usable, None for all; and how many are not, by kind."""
+    def find(self, pixels: Array) -> NDArray[np.bool_] | None:
+        """Which values of whole rows (H, W, C) are usable; None for all."""
         nodata = _equal(pixels, self.nodata)
         near = self._within(pixels.dtype, LONE + SIGMAS * self.noise)
         if nodata is None and _all_within(pixels, *near):
-            return None, Kept()
+            return None
         far = self._within(pixels.dtype, FAR + SIGMAS * max(self.noise, self.bright_noise))
         with np.errstate(invalid="ignore"):  # NaN is within nothing
             usable = (pixels >= far[0]) & (pixels <= far[1])
             usable &= ~_alone((pixels < near[0]) | (pixels > near[1]))
         if nodata is not None:
             usable &= ~nodata
-        return (None if usable.all() else usable), self.count(pixels, usable)
+        return None if usable.all() else usable
 
     def count(self, pixels: Array, usable: NDArray[np.bool_]) -> Kept:
-        """How many of these values are not usable, by kind; for a part of the rows."""
+        """How many of these values are not usable, by kind."""
         bad = pixels[~usable]
         if not bad.size:
             return Kept()
@@ -138,13 +138,15 @@ def bridged(
         The pixels themselves where all are usable, else a copy; and how many values were replaced. Where a
         row has nothing usable it becomes the middle of the range.
     """
-    usable, kept = Bounds(low, high, nodata).find(pixels)
-    return (pixels if usable is None else fill(pixels, usable, low, high)), int(kept)
+    usable = Bounds(low, high, nodata).find(pixels)
+    if usable is None:
+        return pixels, 0
+    return fill(pixels, usable, low, high), int(np.count_nonzero(~usable))
 
 
 def masked(pixels: Array, low: float, high: float, nodata: float | None = None) -> Array:
     """As `bridged`, but floats with NaN for what is not usable: for measuring, since lines hold no noise."""
-    usable, _ = Bounds(low, high, nodata).find(pixels)
+    usable = Bounds(low, high, nodata).find(pixels)
     if usable is None:
         return pixels
     small = np.can_cast(pixels.dtype, np.float32)
