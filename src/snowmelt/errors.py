@@ -18,9 +18,13 @@ class UserError(ValueError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known names there are, the most alike first: ``did you mean 'psnr'? known: ...``."""
     names = sorted(known)
-    alike = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {alike[0]!r}? " if alike else ""
-    return f"{hint}known: {', '.join(names)}"
+    return f"{did_you_mean(name, names)}known: {', '.join(names)}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The known name that is most alike: ``did you mean 'psnr'? ``, a blank at its end; empty for none."""
+    alike = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    return f"did you mean {alike[0]!r}? " if alike else ""
 
 
 def printable(text: str) -> str:

@@ -78,9 +78,9 @@ class Bounds:
 
     def find(self, pixels: Array) -> NDArray[np.bool_] | None:
         """Which values of whole rows (H, W, C) are usable; None for all."""
-        nodata = _equal(pixels, self.nodata)
         near = self._within(pixels.dtype, LONE + SIGMAS * self.noise)
-        if nodata is None and _all_within(pixels, *near):
+        nodata = None if self.nodata is None else is_nodata(pixels, self.nodata)
+        if (nodata is None or not nodata.any()) and _all_within(pixels, *near):
             return None
         far = self._within(pixels.dtype, FAR + SIGMAS * max(self.noise, self.bright_noise))
         with np.errstate(invalid="ignore"):  # NaN is within nothing
@@ -96,8 +96,7 @@ class Bounds:
         if not bad.size:
             return Kept()
         finite = np.isfinite(bad)
-        nodata = _equal(bad, self.nodata)
-        missing = 0 if nodata is None else int(np.count_nonzero(nodata & finite))
+        missing = int(np.count_nonzero(is_nodata(bad, self.nodata) & finite))
         infinite = int(np.count_nonzero(~finite))
         return Kept(infinite, missing, bad.size - infinite - missing)
 
@@ -188,20 +187,19 @@ def _all_within(pixels: Array, low: Any, high: Any) -> bool:
     return pixels.size == 0 or bool(pixels.min() >= low and pixels.max() <= high)
 
 
-def _equal(pixels: Array, nodata: float | None) -> NDArray[np.bool_] | None:
-    """Where there is no data; None if nowhere."""
+def is_nodata(pixels: Array, nodata: float | None) -> NDArray[np.bool_]:
+    """Where pixels are of the value that stands for missing data; nowhere for None and NaN."""
+    nowhere = np.zeros(pixels.shape, bool)
     if nodata is None or np.isnan(nodata):
-        return None
+        return nowhere
     if pixels.dtype.kind in "ui":
         information = np.iinfo(pixels.dtype)
         if nodata != np.rint(nodata) or not information.min <= nodata <= information.max:
-            return None
-        found = pixels == pixels.dtype.type(int(nodata))
-    else:
-        # As the file's own type has it: the text in a tag is rounded otherwise.
-        with np.errstate(over="ignore"):
-            found = pixels == np.float64(nodata).astype(pixels.dtype)
-    return found if found.any() else None
+            return nowhere
+        return np.asarray(pixels == pixels.dtype.type(int(nodata)))
+    # As the file's own type has it: the text in a tag is rounded otherwise.
+    with np.errstate(over="ignore"):
+        return np.asarray(pixels == np.float64(nodata).astype(pixels.dtype))
 
 
 def _finite_limits(dtype: np.dtype[Any]) -> tuple[float, float]:
