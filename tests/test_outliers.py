@@ -56,6 +56,8 @@ def test_highlights_are_no_outliers(values):
         ((5, 5, 5, 5), (1, 1, 1, 1)),
         ((5,), (0,)),
         ((0, 5, 50, 5, 0), (1, 1, 0, 1, 1)),
+        ((0, 1.6, 5, 1.6, 0), (1, 1, 1, 1, 1)),  # a small highlight
+        ((0, 1.6, 5, 1.4, 0), (1, 1, 0, 1, 1)),
     ],
 )
 def test_what_stands_alone_in_its_row_is_an_outlier_sooner(values, usable):

@@ -263,10 +263,10 @@ def _check_any_there(entries: Sequence[Found]) -> None:
 def _hint(missing: Path) -> str:
     """The image beside it that is called nearly so."""
     try:
-        names = [path.name for path in missing.parent.iterdir() if path.suffix.lower() in SUFFIXES]
+        stems = {path.stem for path in missing.parent.iterdir() if path.suffix.lower() in SUFFIXES}
     except OSError:
         return "" if missing.parent.is_dir() else f", nor a folder {missing.parent}"
-    hint = did_you_mean(missing.name, names).strip()
+    hint = did_you_mean(missing.stem, stems).strip()
     return f"; {hint}" if hint else ""
 
 

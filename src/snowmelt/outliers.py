@@ -27,6 +27,7 @@ Array = NDArray[Any]
 FAR = 8.0
 LONE = 2.0  # what a pixel of 3 costs beside it: 1 to 1.8 dB
 LONGEST = 2  # pixels in a row that stand alone together
+BESIDE = 0.5  # how far outside the range their neighbours are at most; a highlight's are further
 SIGMAS = 6.0  # of the noise; more is no noise
 
 
@@ -85,7 +86,9 @@ class Bounds:
         far = self._within(pixels.dtype, FAR + SIGMAS * max(self.noise, self.bright_noise))
         with np.errstate(invalid="ignore"):  # NaN is within nothing
             usable = (pixels >= far[0]) & (pixels <= far[1])
-            usable &= ~_alone((pixels < near[0]) | (pixels > near[1]))
+            beyond = (pixels < near[0]) | (pixels > near[1])
+            beside = self._within(pixels.dtype, BESIDE)
+            usable &= ~(beyond & _alone((pixels < beside[0]) | (pixels > beside[1])))
         if nodata is not None:
             usable &= ~nodata
         return None if usable.all() else usable
