@@ -670,7 +670,7 @@ class _Run:
             return ""
         scale = self._scale
         pixels = outliers.masked(levels.sample(self._image), scale.low, scale.high, self._nodata)
-        return _doubt(pixels.astype(np.float64), self.level, scale)
+        return _doubt(pixels, self.level, scale)
 
     def _find_level(self, denoiser: Denoiser, noise: levels.Noise) -> levels.Level:
         level = levels.find(noise, self._image, self._scale.low, self._scale.high)
@@ -836,13 +836,16 @@ def _describe(level: levels.Level, stated_by: str) -> str:
     return f"noise level {where} on a 0–255 scale ({stated_by})"
 
 
-def _doubt(pixels: NDArray[np.float64], level: levels.Line, scale: Scale) -> str:
+def _doubt(pixels: Array, level: levels.Line, scale: Scale) -> str:
     """Say so where a level that was given is larger than all contrast of pixels (H, W, C), NaN among them."""
-    with np.errstate(invalid="ignore"):
-        if not np.isfinite(pixels).any():
-            return ""
-        contrast = float(np.sqrt(np.nanmax(np.nanvar(pixels, axis=(0, 1)))))
-        low, middle, high = (float(each(pixels)) for each in (np.nanmin, np.nanmedian, np.nanmax))
+    kept = [channel[np.isfinite(channel)] for channel in np.moveaxis(pixels, -1, 0)]
+    kept = [channel for channel in kept if channel.size]
+    if not kept:
+        return ""
+    contrast = max(float(channel.std(dtype=np.float64)) for channel in kept)
+    low = float(min(channel.min() for channel in kept))
+    high = float(max(channel.max() for channel in kept))
+    middle = float(np.mean([channel.mean(dtype=np.float64) for channel in kept]))
     sigma = level.at((middle - scale.low) / scale.span) * scale.span
     if not 0 < CONTRAST * contrast < sigma:
         return ""

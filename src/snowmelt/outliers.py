@@ -80,18 +80,25 @@ class Bounds:
     def find(self, pixels: Array) -> NDArray[np.bool_] | None:
         """Which values of whole rows (H, W, C) are usable; None for all."""
         near = self._within(pixels.dtype, LONE + SIGMAS * self.noise)
-        nodata = None if self.nodata is None else is_nodata(pixels, self.nodata)
-        if (nodata is None or not nodata.any()) and _all_within(pixels, *near):
+        bad = ~_all_within(pixels, *near)
+        if self.nodata is not None:
+            nodata = is_nodata(pixels, self.nodata)
+            bad |= nodata.any(axis=(1, 2))
+        if not bad.any():
             return None
+        usable = np.ones(pixels.shape, bool)
+        usable[bad] = self._usable(pixels[bad], near)
+        return None if usable.all() else usable
+
+    def _usable(self, pixels: Array, near: tuple[Any, Any]) -> NDArray[np.bool_]:
         far = self._within(pixels.dtype, FAR + SIGMAS * max(self.noise, self.bright_noise))
+        beside = self._within(pixels.dtype, BESIDE)
         with np.errstate(invalid="ignore"):  # NaN is within nothing
             usable = (pixels >= far[0]) & (pixels <= far[1])
-            beyond = (pixels < near[0]) | (pixels > near[1])
-            beside = self._within(pixels.dtype, BESIDE)
-            usable &= ~(beyond & _alone((pixels < beside[0]) | (pixels > beside[1])))
-        if nodata is not None:
-            usable &= ~nodata
-        return None if usable.all() else usable
+            beyond = usable & ((pixels < near[0]) | (pixels > near[1]))
+            if beyond.any():
+                usable &= ~(beyond & _alone((pixels < beside[0]) | (pixels > beside[1])))
+        return usable & ~is_nodata(pixels, self.nodata)
 
     def count(self, pixels: Array, usable: NDArray[np.bool_]) -> Kept:
         """How many of these values are not usable, by kind."""
@@ -185,9 +192,11 @@ def _alone(beyond: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return alone
 
 
-def _all_within(pixels: Array, low: Any, high: Any) -> bool:
-    """Whether all are; False for NaN."""
-    return pixels.size == 0 or bool(pixels.min() >= low and pixels.max() <= high)
+def _all_within(pixels: Array, low: Any, high: Any) -> NDArray[np.bool_]:
+    """Of each row (H,), whether all are; a NaN is not."""
+    if pixels.size == 0:
+        return np.ones(len(pixels), bool)
+    return np.asarray((pixels.min(axis=(1, 2)) >= low) & (pixels.max(axis=(1, 2)) <= high))
 
 
 def is_nodata(pixels: Array, nodata: float | None) -> NDArray[np.bool_]:
