@@ -1,4 +1,6 @@
+import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -320,10 +322,10 @@ def test_a_fault_in_one_image_is_no_traceback(model, capsys, monkeypatch):
 def test_what_is_wrong_with_the_request_is_said_once(here, model, capsys):
     picture("a.png")
     for arguments, words in (
-        (["--strength", "2"], "strength 2.0: expected 0"),
+        (["--strength", "2"], "strength 2: expected 0"),
         (["--sigma", "25"], "this model knows one noise level only"),
         (["--device", "tpu"], "device 'tpu' is unknown"),
-        (["--range", "5", "1"], "value range 5.0 to 1.0"),
+        (["--range", "5", "1"], "value range 5 to 1"),
     ):
         assert snowmelt(model, "a.png", *arguments) == 2
         assert words in capsys.readouterr().err
@@ -389,7 +391,7 @@ def test_range_strength_and_nan_from_the_command_line(model, capsys):
     found = tifffile.imread("f_denoised.tif")
     assert np.isnan(found[3, 4])
     np.testing.assert_allclose(found[~np.isnan(found)], 2.5, rtol=1e-6)
-    assert "f.tif: 1 values that are not finite came back as they were" in capsys.readouterr().err
+    assert "f.tif: kept unchanged: 1 value not finite (NaN or inf" in capsys.readouterr().err
     assert snowmelt(model, "f.tif", "--range", "0", "1", "--nan", "fail", "--force") == 1
     assert (
         "f.tif: 1 values that are not finite (NaN or infinite) in row 3" in capsys.readouterr().err
@@ -474,3 +476,150 @@ def test_options_reach_the_engine(model, monkeypatch):
 
 def test_sigma_is_in_255ths_of_the_range():
     assert Options(inputs=[], model="", sigma=51).settings.noise == pytest.approx(0.2)
+
+
+def test_what_is_missing_altogether_is_a_wrong_request(here, model, capsys):
+    picture("scan_1.png")
+    assert snowmelt(model, "scn_1.png") == 2
+    assert "scn_1.png: no such file; did you mean 'scan_1'?" in capsys.readouterr().err
+    assert snowmelt(model, "a.png", "no/b.png", "-o", "out") == 2
+    assert "a.png: no such file; no/b.png: no such file, nor a folder no" in capsys.readouterr().err
+    assert set(everything(here)) == {here / "scan_1.png"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([""], "an image with an empty name"),
+        (["a.png", ""], "an image with an empty name"),
+        (["a.png", "-o", ""], "-o with an empty name"),
+        (["a.png", "-o", "-"], "-o called -: standard input and output are not supported"),
+        (["-"], "an image called -"),
+        (["a.png", "a.png", "in", "-o", "notes"], "-o notes: several inputs need a folder"),
+    ],
+)
+def test_names_that_mean_nothing_are_refused(here, model, capsys, arguments, words):
+    """An empty one once meant all of the current folder, as an unset variable of a script gives it."""
+    picture("a.png")
+    picture("in/b.png")
+    Path("notes").write_text("no folder")
+    before = everything(here)
+    assert snowmelt(model, *arguments) == 2
+    assert words in capsys.readouterr().err
+    assert everything(here) == before
+
+
+def test_a_folder_that_cannot_be_entered_stops_no_batch(model, capsys, monkeypatch):
+    picture("in/a.png")
+    picture("in/closed/b.png")
+    allowed = os.access
+    monkeypatch.setattr(  # root may enter all
+        os, "access", lambda path, mode: "closed" not in str(path) and allowed(path, mode)
+    )
+    assert snowmelt(model, "in", "-o", "out") == 1
+    assert set(everything("out")) == {Path("out/a.png")}
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first == "snowmelt: error: in/closed: cannot be looked into: Permission denied"
+    assert last == "snowmelt: not looked into: in/closed"
+
+
+def test_pipes_sockets_and_devices_are_refused(here, model, capsys):
+    picture("in/a.png")
+    os.mkfifo("in/pipe.png")
+    Path("in/link.tif").symlink_to("/dev/zero")
+    os.chdir("in")  # the path of a socket has 108 bytes at most
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("s.png")
+    os.chdir(here)
+    assert snowmelt(model, "in", "-o", "out") == 1
+    assert set(everything("out")) == {Path("out/a.png")}
+    errors = capsys.readouterr().err
+    for words in ("pipe.png: is a pipe (FIFO)", "link.tif: is a device", "s.png: is a socket"):
+        assert f"{words}; expected a file" in errors
+    os.mkfifo("there.png")
+    assert snowmelt(model, "in/a.png", "-o", "there.png", "--force") == 1
+    assert "there.png: cannot be written: it is a pipe (FIFO)" in capsys.readouterr().err
+    assert Path("there.png").is_fifo()
+
+
+def test_the_longest_names(model, capsys):
+    name = "n" * 251 + ".png"
+    picture(name)
+    assert snowmelt(model, name, "-o", "out/") == 0
+    assert values(Path("out") / name) == 100 + ADDED
+    assert snowmelt(model, name) == 1
+    assert "is longer than 255 bytes; give it another one: -o" in capsys.readouterr().err
+
+
+def test_links_in_a_circle_are_errors_of_their_own(here, model, capsys):
+    picture("a.png")
+    for name in ("b.png", "circle"):
+        Path(name).symlink_to(name)
+    assert snowmelt(model, "a.png", "b.png") == 1
+    assert "b.png: cannot be read: Too many levels" in capsys.readouterr().err
+    assert values("a_denoised.png") == 100 + ADDED
+    assert snowmelt(model, "a.png", "-o", "circle/") == 1
+    assert not (here / "circle").exists()
+
+
+def test_names_reach_the_terminal_without_control_characters(model, capsys):
+    name = "a\x1b]0;title\x07\nb.png"
+    picture(name)
+    assert snowmelt(model, name) == 0
+    printed = capsys.readouterr()
+    assert r"a\x1b]0;title\x07\nb.png -> a" in printed.out
+    assert "\x1b" not in printed.out + printed.err
+    Path(name).write_bytes(b"")
+    assert snowmelt(model, name, "--force") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(r"snowmelt: error: a\x1b]0;title\x07\nb.png: ")
+
+
+def test_a_result_that_is_not_finite_is_never_written(here, model, capsys):
+    image = np.full((40, 50), 65000, np.float16)
+    tifffile.imwrite("half.tif", image)
+    tifffile.imwrite("there_denoised.tif", image)
+    tifffile.imwrite("there.tif", image)
+    before = everything(here)
+    for name in ("half.tif", "there.tif"):
+        assert snowmelt(model, name, "--range", "0", "65504", "--force") == 1  # ADDED is 2569
+        assert f"{name}: the result does not fit float16" in capsys.readouterr().err
+    assert snowmelt(model, "half.tif", "--range", "0", "1e300") == 1
+    assert "an image of float16 cannot be scaled by that" in capsys.readouterr().err
+    assert everything(here) == before
+
+
+def test_outliers_and_missing_data_are_kept_and_said(model, capsys):
+    image = np.full((20, 30), 100, np.uint16)
+    image[3, 4], image[5, :9] = 65535, 7
+    tifffile.imwrite("a.tif", image)
+    assert snowmelt(model, "a.tif", "--range", "0", "255", "--nodata", "7", "--quiet") == 0
+    expected = np.where(image == 100, 100 + ADDED, image)
+    np.testing.assert_array_equal(tifffile.imread("a_denoised.tif"), expected)
+    assert capsys.readouterr().err == (
+        "snowmelt: a.tif: kept unchanged: 9 values of 7 (no data), 1 value far outside the range 0 to 255 "
+        "(if they belong to the image, state a wider one: --range LOW HIGH, in Python value_range=)\n"
+    )
+
+
+def test_messages_about_levels(capsys):
+    random = np.random.default_rng(0)
+    images.write("12.tif", random.integers(100, 1100, (40, 50)).astype(np.uint16))
+    images.write("small.tif", np.full((31, 50), 9, np.uint8))
+    for name, sigma, words in (
+        ("12.tif", "0", "12.tif: noise level 0 (given): unchanged"),
+        ("12.tif", "10", "12.tif: noise level 10 on a 0–255 scale (given)"),
+        (
+            "small.tif",
+            "auto",
+            "small.tif: 50 x 31 pixels: noise is measured from 32 x 32 on; unchanged",
+        ),
+    ):
+        arguments = ["denoise", name, "--model", "fast", "--sigma", sigma, "--force"]
+        assert cli.main(arguments) == 0
+        printed = capsys.readouterr().err
+        assert printed.startswith(words)
+        assert "no noise" not in printed
+        warned = "the given noise level, 2570, is larger than the image's contrast" in printed
+        assert warned == (sigma == "10")
+    np.testing.assert_array_equal(images.read("small_denoised.tif"), images.read("small.tif"))

@@ -1,5 +1,8 @@
 """The command line in this process: exit codes, messages, what is written and what is not."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -147,11 +150,87 @@ def test_bad_flags_are_told_and_nothing_is_written(
 
 
 def test_words_that_argparse_refuses_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["train", "--epochs", "x"], ["trian"], []):
+    for arguments in (["train", "--epochs", "x"], ["trian"], ["denoise"]):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 2
         assert "usage: snowmelt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["trian"], "did you mean 'train'?"),
+        (["denoise", "a.png", "--sgima", "5"], "did you mean '--sigma'?"),
+        (["denoise", "a.png", "--tiles=5"], "did you mean '--tile'?"),
+        (["recipes", "--colour\x1b[31m"], r"unrecognized arguments: --colour\x1b[31m"),
+        (["models", "base\u202e"], r"unrecognized arguments: base\u202e"),
+    ],
+)
+def test_typos_name_the_nearest(
+    arguments: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.strip().endswith(hint)
+
+
+def test_alone_it_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    printed = capsys.readouterr()
+    assert "denoise images" in printed.out
+    assert printed.err == ""
+
+
+def in_a_shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"],
+        env=os.environ | {"S": f"{sys.executable} -m snowmelt"} | environment,
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "error"),
+    [
+        ("$S recipes | true", 0, ""),
+        ("$S --help | true", 0, ""),
+        ("$S recipes >&-", 0, ""),
+        ("$S denoise none.png 2>&-", 2, ""),
+        ("$S recipes >&- 2>&- <&-", 0, ""),
+        ("$S recipes >/dev/full", 1, "standard output: No space left on device"),
+        ("$S denoise none.png 2>/dev/full", 2, ""),
+    ],
+)
+def test_output_that_nobody_reads_changes_no_exit_code(command: str, code: int, error: str) -> None:
+    done = in_a_shell(command)
+    assert done.returncode == code
+    assert done.stderr == (f"snowmelt: error: {error}\n" if error else "")
+
+
+def test_output_in_ascii_is_escaped() -> None:
+    done = in_a_shell("$S denoise Größe.png; $S denoise --help", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert r"Gr\xf6\xdfe.png: no such file" in done.stderr
+    assert r"0\u2013255 scale" in " ".join(done.stdout.split())
+
+
+def test_no_control_character_reaches_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever command prints it: bars move the cursor, names do not."""
+
+    def shout(_: object) -> int:
+        print("a\x1b]0;title\x07\tb")
+        print("\r 5%\x1b[A\x9b1m", file=sys.stderr)
+        return 0
+
+    monkeypatch.setattr("snowmelt.commands.recipes.run", shout)
+    assert main(["recipes"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "a\\x1b]0;title\\x07\tb\n"
+    assert printed.err == "\r 5%\x1b[A\\x9b1m\n"
 
 
 def test_pictures_of_other_sizes_train_too(tmp_path: Path) -> None:

@@ -110,3 +110,25 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert np.array_equal(planes[1], as_8_bit(picture()))
     assert decibels(planes[0]) > decibels(salted(0.05)) + 10
     assert decibels(planes[2]) > decibels(shifted()) + 4
+
+
+def test_missing_data_is_no_lost_pixel_and_stays() -> None:
+    noisy = salted(0.02).astype(np.int16)
+    noisy[40:70, :20] = -32768
+    expected, _ = defects.repair(np.where(noisy == -32768, np.nan, noisy))
+
+    class Holed(images.base.Image):
+        path, nodata = Path("a.tif"), -32768.0
+        layout = images.base.Layout(noisy.shape, "YX", noisy.dtype)
+
+        def read_rows(self, plane: int, start: int, stop: int) -> NDArray[Any]:
+            del plane
+            return noisy[start:stop, :, None]
+
+    found = defects.Repaired(Holed()).read_rows(0, 0, 128)[..., 0]
+    missing = noisy == -32768
+    np.testing.assert_array_equal(found[missing], noisy[missing])
+    np.testing.assert_array_equal(found[~missing], np.rint(expected[~missing]))
+    assert np.count_nonzero(found != noisy) > 100
+    noisy[:] = -32768
+    np.testing.assert_array_equal(defects.Repaired(Holed()).read_rows(0, 0, 128)[..., 0], noisy)

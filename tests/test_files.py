@@ -1,9 +1,12 @@
+import os
+import shutil
+import socket
 import stat
 from pathlib import Path
 
 import pytest
 
-from snowmelt.files import replacing, replacing_folder
+from snowmelt.files import replacing, replacing_folder, what_it_is
 
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:
@@ -95,3 +98,88 @@ def test_an_old_folder_comes_back_if_the_new_one_cannot_take_its_name(
         pass
     assert [path.name for path in target.iterdir()] == ["old"]
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    "name", ["a" * 251 + ".tif", "雪" * 84 + ".h5", "a." + "b" * 253, "é" * 127]
+)
+@pytest.mark.parametrize("folder", [False, True])
+def test_the_longest_names_have_room(tmp_path: Path, name: str, folder: bool) -> None:
+    target = tmp_path / name
+    with (replacing_folder if folder else replacing)(target) as part:
+        assert len(os.fsencode(part.name)) < 120
+        assert part.suffix in (target.suffix, ".part")
+        assert (part.suffix == target.suffix) == (1 < len(target.suffix) < 20)
+        if not folder:
+            part.write_text("new")
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_the_umask_is_never_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread's file would get the mode 0666 in that moment."""
+
+    def refuse(_: int) -> int:
+        raise AssertionError("the umask is every thread's")
+
+    monkeypatch.setattr(os, "umask", refuse)
+    with replacing(tmp_path / "a"):
+        pass
+    with replacing_folder(tmp_path / "b"):
+        pass
+
+
+def test_a_secret_file_is_never_open_to_others_while_it_is_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    target.touch(0o600)
+    with replacing(target) as part:
+        assert stat.S_IMODE(part.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("way", ["pipe", "device", "link to a device"])
+def test_what_is_no_file_is_never_replaced(tmp_path: Path, way: str) -> None:
+    target = tmp_path / "a"
+    if way == "pipe":
+        os.mkfifo(target)
+    elif way == "link to a device":
+        target.symlink_to(os.devnull)
+    else:
+        target = Path(os.devnull)
+    with pytest.raises(OSError, match=r"it is a (pipe \(FIFO\)|device), which no file may replace"):
+        replacing(target).__enter__()
+    assert what_it_is(target) in ("a pipe (FIFO)", "a device")
+
+
+def test_files_folders_and_nothing_are_ordinary(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("file", ".", "none", "loop", "a\0b"):
+        assert what_it_is(tmp_path / name) is None
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "s"))
+        assert what_it_is(tmp_path / "s") == "a socket"
+
+
+def test_a_read_only_folder_is_cleared_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tree that was copied from a read-only store, on a disk that then was full."""
+    modes = {}
+    rmtree = shutil.rmtree
+
+    def look(path: Path, **options: bool) -> None:
+        modes.update({each.name: stat.S_IMODE(each.stat().st_mode) for each in path.rglob("*")})
+        rmtree(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", look)  # root may remove what is read-only
+
+    def write() -> None:
+        with replacing_folder(tmp_path / "a.zarr") as part:
+            (part / "inner" / "deep").mkdir(parents=True)
+            (part / "inner" / "deep").chmod(0o500)
+            (part / "inner").chmod(0o500)
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+    assert modes == {"inner": 0o700, "deep": 0o700}

@@ -1,10 +1,12 @@
 """Which images an argument means, and the names that they are paired by."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from snowmelt.finding import find, is_several, without_ending
+from snowmelt.errors import UserError
+from snowmelt.finding import find, find_all, is_several, without_ending
 
 FILES = (
     "a.png", "a_denoised.png", "b.TIF", "b_denoised.TIF", "notes.txt", ".hidden.png",
@@ -89,3 +91,59 @@ def test_parts_of_files_and_names_with_wildcards():
 )
 def test_endings_that_all_share(keys, shorter):
     assert without_ending(keys.split()) == shorter.split()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", r"an empty name: .* the current folder is called \."),
+        ("-", r"called -: standard input and output are not supported; .* ./-"),
+        ("a\0b", "no name of a file holds a zero byte"),
+    ],
+)
+def test_names_that_mean_nothing_are_refused(text, words):
+    with pytest.raises(UserError, match=words):
+        find(text)
+
+
+def forbid(monkeypatch, *forbidden):
+    """Have folders look as if this user had no right to enter them; root always has it."""
+    allowed = os.access
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path) in forbidden:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: str(path) not in forbidden and allowed(path, mode)
+    )
+    monkeypatch.setattr(os, "scandir", refuse)
+
+
+@pytest.mark.parametrize("text", ["in", "in/**/*.png"])
+def test_a_folder_that_cannot_be_entered_is_said_and_the_others_go_on(text, monkeypatch):
+    forbid(monkeypatch, "in/day2")
+    errors = []
+    found = find(text, on_error=errors.append)
+    assert {each.key.removesuffix(".png") for each in found} >= {
+        "day1/clean",
+        "day1/noisy",
+        "out/a",
+    }
+    assert not any("day2" in each.source for each in found)
+    assert [error.filename for error in errors] == ["in/day2"]
+    with pytest.raises(PermissionError):
+        find(text)
+
+
+def test_if_nothing_else_is_there_it_is_an_error(monkeypatch):
+    forbid(monkeypatch, "in/day1")
+    with pytest.raises(UserError, match=r"no images found; not looked into: in/day1 \(Permission"):
+        find_all(["in/day1"], on_error=lambda _: None)
+
+
+def test_links_in_a_circle_are_no_folders(here):
+    (here / "in/circle").symlink_to(here / "in/circle")
+    assert not any("circle" in each.source for each in find("in", leave_out=here / "in/circle"))

@@ -8,7 +8,18 @@ import snowmelt
 ROOT = Path(snowmelt.__file__).parent
 FLOORS = [
     {"errors", "files"},
-    {"images", "metrics", "noise", "processor", "recipe", "shapes", "tiles", "onnxfile", "zoo"},
+    {
+        "images",
+        "metrics",
+        "noise",
+        "outliers",
+        "processor",
+        "recipe",
+        "shapes",
+        "tiles",
+        "onnxfile",
+        "zoo",
+    },
     {"baselines", "data", "finding", "footprint", "models", "optimizers", "photos", "results"},
     {"board", "cases", "checkpoint", "diagnosis", "export", "figures"},
     {"advice", "defects", "levels", "looks", "modelfile", "sources"},

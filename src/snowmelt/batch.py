@@ -16,22 +16,25 @@ from typing import Any
 
 from snowmelt.defects import Repaired
 from snowmelt.denoiser import Denoiser, Settings, check_noise, load
-from snowmelt.errors import UserError
+from snowmelt.errors import UserError, did_you_mean, printable
 from snowmelt.finding import (
     RESULT,
     Found,
+    OnError,
+    check_name,
     find_all,
     is_folder,
     is_several,
     passed_over,
     without_results,
 )
-from snowmelt.images import open_image
+from snowmelt.images import SUFFIXES, open_image
 from snowmelt.images.base import MAX_PIXELS
 from snowmelt.levels import AUTO, Noise
 from snowmelt.zoo import DEFAULT
 
 DONE, FAILED = 0, 1
+LONGEST_NAME = 255  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +45,9 @@ class Options:
         inputs: Files, folders, patterns such as ``scans/**/*.tif``, ``file.h5:/dataset``, Zarr stores.
         output: A file for a single input, else a folder; None: beside each input.
         model: Path or name of a model.
-        sigma: Noise level in 255ths of the value range, a number or "auto".
+        sigma: Noise level on a 0–255 scale, a number or "auto".
         noise: Instead, a kind of noise as `snowmelt.noise.parse` reads it.
+        nodata: Value that stands for missing data, where the files do not say it themselves.
         repair: Whether lost pixels and shifted rows are put right first, see `defects`.
         max_pixels: See ``images.open_image``.
 
@@ -64,6 +68,7 @@ class Options:
     repair: bool = False
     strength: float = 1.0
     nan: str = "keep"
+    nodata: float | None = None
     max_pixels: int | None = MAX_PIXELS
     force: bool = False
     quiet: bool = False
@@ -76,6 +81,7 @@ class Options:
             strength=self.strength,
             value_range=self.value_range,
             nan=self.nan,
+            nodata=self.nodata,
         )
 
     @property
@@ -88,8 +94,8 @@ class Options:
             return AUTO if self.sigma == AUTO else float(self.sigma) / 255
         except ValueError as error:
             raise UserError(
-                f"--sigma {self.sigma}: expected a level in 255ths of the range, such as 25, or {AUTO}; "
-                "noise of photons is said with --noise"
+                f"--sigma {self.sigma}: expected a level on a 0–255 scale, such as 25, or {AUTO}; "
+                "noise that grows with brightness is given with --noise"
             ) from error
 
 
@@ -104,11 +110,17 @@ class Job:
 def run(options: Options) -> int:
     """Denoise all inputs; returns the exit code, 1 if some failed.
 
-    A file that fails is reported and the others go on. Raises UserError, before anything is written, for what
-    is wrong with the request as a whole.
+    A file that fails, or a folder that cannot be looked into, is reported and the others go on. Raises
+    UserError, before anything is written, for what is wrong with the request as a whole.
     """
     settings = options.settings
-    jobs = plan(options.inputs, options.output)
+    closed: list[str] = []
+
+    def note(error: OSError) -> None:
+        closed.append(str(error.filename))
+        _say(f"snowmelt: error: {error.filename}: cannot be looked into: {error.strerror}")
+
+    jobs = plan(options.inputs, options.output, note)
     denoiser = load(
         options.model,
         device=options.device,
@@ -123,7 +135,9 @@ def run(options: Options) -> int:
     if failed and len(jobs) > 1:
         names = ", ".join(job.source for job in failed)
         _say(f"snowmelt: {len(failed)} of {len(jobs)} images failed: {names}")
-    return FAILED if failed else DONE
+    if closed:
+        _say(f"snowmelt: not looked into: {', '.join(closed)}")
+    return FAILED if failed or closed else DONE
 
 
 def _tell_passed_over(options: Options, jobs: Sequence[Job]) -> None:
@@ -147,6 +161,8 @@ def _try(denoiser: Denoiser, job: Job, options: Options) -> bool:
         kind = type(error).__name__
         _say(f"snowmelt: error: {job.source}: {kind}: {error}. This is a fault; please report it")
     else:
+        if not options.quiet:
+            print(printable(f"{job.source} -> {job.target}"), flush=True)
         return True
     return False
 
@@ -155,21 +171,27 @@ def _denoise(denoiser: Denoiser, job: Job, options: Options) -> None:
     image = open_image(job.source, axes=options.axes, max_pixels=options.max_pixels)
     target = job.target
     if options.repair:
-        image = Repaired(image)
+        image = Repaired(image, options.nodata)
         _level_line(job, options.quiet, image.describe())
+    if len(os.fsencode(target.name)) > LONGEST_NAME:
+        raise UserError(
+            f"{job.source}: the result's name, ending in {target.name[-20:]}, is longer than {LONGEST_NAME} "
+            "bytes; give it another one: -o"
+        )
     if os.path.lexists(target) and not options.force:
         raise UserError(f"{target}: is there already; --force replaces it")
     image.check_target(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     layout = image.layout
     with _progress(job, layout.planes * layout.height * layout.width, options.quiet) as bar:
-        kept = denoiser.denoise_image(
-            image, target, options.settings, bar.update, partial(_level_line, job, options.quiet)
+        denoiser.denoise_image(
+            image,
+            target,
+            options.settings,
+            progress=bar.update,
+            say=partial(_level_line, job, options.quiet),
+            warn=partial(_warn, job),
         )
-    if kept:
-        _say(f"snowmelt: {job.source}: {kept:,} values that are not finite came back as they were")
-    if not options.quiet:
-        print(f"{job.source} -> {target}", flush=True)
 
 
 def _level_line(job: Job, quiet: bool, level: str) -> None:
@@ -178,11 +200,16 @@ def _level_line(job: Job, quiet: bool, level: str) -> None:
         _say(f"{job.source}: {level}")
 
 
+def _warn(job: Job, message: str) -> None:
+    """What somebody should know who trusts the result, said with --quiet, too."""
+    _say(f"snowmelt: {job.source}: {message}")
+
+
 def _progress(job: Job, pixels: int, quiet: bool) -> Any:
     from tqdm import tqdm
 
     hidden = True if quiet else None  # None: hidden where nobody looks
-    name = Path(job.source).name
+    name = printable(Path(job.source).name)
     return tqdm(total=pixels, unit="px", unit_scale=True, desc=name, leave=False, disable=hidden)
 
 
@@ -193,23 +220,54 @@ def _named(message: str, job: Job) -> str:
 
 
 def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
 
 
-def plan(inputs: Sequence[str], output: str | None = None) -> list[Job]:
+def _refuse(error: OSError) -> None:
+    raise error
+
+
+def plan(
+    inputs: Sequence[str], output: str | None = None, on_error: OnError = _refuse
+) -> list[Job]:
     """Every input once, and where its result goes.
 
-    Raises UserError if nothing is found, two results would have one name, a result would replace an input, or
-    a link leads out of the output folder.
+    ``on_error`` is called with the error of a folder that cannot be looked into; unless it raises, the rest
+    goes on.
+
+    Raises:
+        UserError: Nothing is found, two results would have one name, a result would replace an input, or a
+            link leads out of the output folder.
     """
+    if output is not None:
+        check_name(output, "-o")
     folder = _output_folder(inputs, output)
     found: dict[str, Found] = {}
-    for entry in find_all(inputs, folder):
+    for entry in find_all(inputs, folder, on_error):
         found.setdefault(os.path.abspath(entry.source), entry)  # noqa: PTH100 (keeps links)
+    _check_any_there(list(found.values()))
     entries = without_results(list(found.values()))
     jobs = [Job(entry.source, _target(entry, output, folder)) for entry in entries]
     _check_targets(jobs, entries, folder)
     return jobs
+
+
+def _check_any_there(entries: Sequence[Found]) -> None:
+    """Refuse a request of which nothing is there; where only a part is missing the rest goes on."""
+    if any(os.path.lexists(entry.file) for entry in entries):
+        return
+    hints = [f"{entry.source}: no such file" + _hint(entry.file) for entry in entries]
+    raise UserError("; ".join(hints))
+
+
+def _hint(missing: Path) -> str:
+    """The image beside it that is called nearly so."""
+    try:
+        stems = {path.stem for path in missing.parent.iterdir() if path.suffix.lower() in SUFFIXES}
+    except OSError:
+        return "" if missing.parent.is_dir() else f", nor a folder {missing.parent}"
+    hint = did_you_mean(missing.stem, stems).strip()
+    return f"; {hint}" if hint else ""
 
 
 def _output_folder(inputs: Sequence[str], output: str | None) -> Path | None:
@@ -217,7 +275,8 @@ def _output_folder(inputs: Sequence[str], output: str | None) -> Path | None:
     if output is None:
         return None
     path = Path(output)
-    if is_folder(path) or output.endswith(("/", os.sep)) or not path.suffix:
+    is_file = path.exists() and not path.is_dir()
+    if is_folder(path) or output.endswith(("/", os.sep)) or not (path.suffix or is_file):
         return path
     if len(inputs) > 1 or is_several(inputs[0]):
         raise UserError(
@@ -236,7 +295,7 @@ def _check_targets(jobs: list[Job], entries: list[Found], folder: Path | None) -
     inputs = {_identity(entry.file) for entry in entries} - {None}
     taken: dict[Path, str] = {}
     for job in jobs:
-        target, parent = job.target, job.target.parent.resolve()
+        target, parent = job.target, _real(job.target.parent)
         other = taken.setdefault(parent / target.name, job.source)
         if other != job.source:
             raise UserError(
@@ -247,8 +306,13 @@ def _check_targets(jobs: list[Job], entries: list[Found], folder: Path | None) -
             raise UserError(
                 f"{target}: is an input, and no input is ever replaced; choose another -o"
             )
-        if folder is not None and not parent.is_relative_to(folder.resolve()):
+        if folder is not None and not parent.is_relative_to(_real(folder)):
             raise UserError(f"{target}: a link leads out of the output folder {folder}; remove it")
+
+
+def _real(path: Path) -> Path:
+    """Where it leads; other than Path.resolve it takes links that lead in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

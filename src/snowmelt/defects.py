@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snowmelt import outliers
 from snowmelt.diagnosis import (
     IMPULSES,
     STRIPED,
@@ -132,7 +133,8 @@ def find_shifts(plane: Plane, level: float) -> NDArray[np.float64]:
 class Repaired(Image):
     """An image whose planes are repaired when they are read; one plane at a time is held in memory."""
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Image, nodata: float | None = None) -> None:
+        self.nodata = image.nodata if nodata is None else nodata
         self.path, self.layout, self.value_range = image.path, image.layout, image.value_range
         self.suffixes = image.suffixes  # type: ignore[misc]  # those of the kind of file it is
         self._image = image
@@ -171,8 +173,13 @@ class Repaired(Image):
     def _repair(self, channel: NDArray[Any]) -> tuple[NDArray[Any], str]:
         if channel.dtype.kind not in "uif":
             raise UserError(f"an image of {channel.dtype}: expected integers or floats")
-        repaired, words = repair(channel)
-        if channel.dtype.kind == "f":
-            return repaired.astype(channel.dtype), words
-        limits = self.value_range or (np.iinfo(channel.dtype).min, np.iinfo(channel.dtype).max)
-        return np.clip(np.rint(repaired), *limits).astype(channel.dtype), words
+        missing = outliers.is_nodata(channel, self.nodata)
+        if missing.all():
+            return channel, ""
+        whole = np.where(missing, np.nan, channel) if missing.any() else channel
+        repaired, words = repair(whole)
+        if channel.dtype.kind != "f":
+            limits = self.value_range or (np.iinfo(channel.dtype).min, np.iinfo(channel.dtype).max)
+            repaired = np.clip(np.rint(repaired), *limits)
+        repaired[missing] = 0  # NaN is no integer
+        return np.where(missing, channel, repaired.astype(channel.dtype)), words

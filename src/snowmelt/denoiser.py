@@ -1,7 +1,8 @@
 """A denoiser is a function: array in, array out, same shape, same number type.
 
-Here is what surrounds the network: scale, tiles, what is not finite, what is not its business (opacity). All
-of it works on bands of rows, so that arrays in memory and files larger than memory go the same way.
+Here is what surrounds the network: scale, tiles, values that it may not see (`outliers`), channels that are
+not its business (opacity). All of it works on bands of rows, so that arrays in memory and files larger than
+memory go the same way. No result is given on that holds a value that is not finite and was not there before.
 
 The network's *change* is added to the values as they came, instead of scaling its output back: then a network
 that changes nothing gives back every bit, and blending is exact at both ends.
@@ -10,13 +11,16 @@ that changes nothing gives back every bit, and blending is exact at both ends.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
+import numbers
+import operator
 import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +28,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from snowmelt import engines, levels, modelfile, tiles, zoo
-from snowmelt.errors import UserError, nearest
+from snowmelt import engines, levels, modelfile, outliers, tiles, zoo
+from snowmelt.errors import UserError, nearest, printable
+from snowmelt.estimator import SHORTEST
 from snowmelt.images.base import Array, Image, Layout
 from snowmelt.modelfile import Header, ModelFile
 
@@ -35,6 +40,14 @@ NOT_FINITE = ("keep", "fail")
 # 91 takes as long for a pixel in tiles of 1024, 2048 and 4096, so there the overlap alone counts.
 SMALLEST, LARGEST, IN_REACHES = 544, 3072, 32
 MEMORY = 2**30
+# A noise level beyond so many ranges is a slip of the unit; its square still is a float32.
+LARGEST_LEVEL = 1000.0
+# The values of an image differ by its noise at least, if that is not clipped. At half of the stated level the
+# noise, not the image, is what the level is wrong about.
+CONTRAST = 2.0
+DEPTHS = (8, 10, 12, 14)  # bits of cameras, scanners and detectors, stored in 16
+# What float32 can scale by and back; float64 far more.
+SPANS = {np.float32: (1e-30, 1e30), np.float64: (1e-290, 1e290)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,24 +58,49 @@ class Settings:
         noise: For models that ask for it: what `levels.find` takes, numbers as parts of the value range.
         strength: 0 gives the input back, 1 the network's result, between them a blend.
         value_range: Values that stand for black and white; None: see ``Scale.choose``.
-        nan: "keep": values that are not finite come back as they are; "fail": they are an error.
+        nan: "keep": values that are not finite come back unchanged; "fail": they are an error.
+        nodata: Value that stands for missing data and comes back unchanged; None: what the file says.
     """
 
     noise: levels.Noise = levels.AUTO
     strength: float = 1.0
     value_range: tuple[float, float] | None = None
     nan: str = "keep"
+    nodata: float | None = None
 
     def __post_init__(self) -> None:
-        levels.check(self.noise)
-        if not 0 <= self.strength <= 1:
-            raise UserError(f"strength {self.strength}: expected 0 (the input) to 1 (denoised)")
+        check_level(self.noise)
+        strength = _number(self.strength, "strength", "0 (the input) to 1 (denoised)")
+        if not 0 <= strength <= 1:
+            raise UserError(f"strength {strength:g}: expected 0 (the input) to 1 (denoised)")
         if self.nan not in NOT_FINITE:
-            raise UserError(f"nan {self.nan!r} is unknown; {nearest(self.nan, NOT_FINITE)}")
+            raise UserError(f"nan {self.nan!r} is unknown; {nearest(str(self.nan), NOT_FINITE)}")
         if self.value_range is not None:
-            low, high = self.value_range
-            if not (math.isfinite(low) and math.isfinite(high) and low < high):
-                raise UserError(f"value range {low} to {high}: expected two numbers, black first")
+            # As plain numbers: an array has no truth value.
+            object.__setattr__(self, "value_range", _checked_range(self.value_range))
+        if self.nodata is not None:
+            _number(self.nodata, "nodata", "the value that stands for missing data")
+
+
+def _number(value: Any, name: str, expected: str) -> float:
+    """A single real number; truth values are none."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if not isinstance(value, numbers.Real) or value is True or value is False:
+        raise UserError(f"{name} {value!r}: expected {expected}")
+    return float(value)
+
+
+def _checked_range(given: Any) -> tuple[float, float]:
+    expected = "expected two numbers, black first"
+    try:
+        low, high = given
+    except (TypeError, ValueError) as error:
+        raise UserError(f"value range {given!r}: {expected}, such as (0, 1)") from error
+    low, high = (_number(value, "value range of", "two numbers") for value in (low, high))
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UserError(f"value range {low:g} to {high:g}: {expected}")
+    return low, high
 
 
 @dataclass(frozen=True)
@@ -89,8 +127,8 @@ class Scale:
 
         Raises UserError where nobody says what is black and white.
         """
-        if dtype.kind not in "uif":
-            raise UserError(f"an image of {dtype}: expected integers or floats")
+        if dtype.kind not in "uif" or dtype.itemsize > 8:
+            raise UserError(f"an image of {dtype}: expected integers or floats of up to 64 bits")
         limits = None if dtype.kind == "f" else stored or _limits(dtype)
         chosen = value_range or stored or header.value_range
         if not (value_range or stored) and limits and dtype.itemsize <= 2:
@@ -100,8 +138,15 @@ class Scale:
                 f"an image of {dtype}: which values stand for black and white is said neither by the image "
                 "nor by the model; say it: --range LOW HIGH, in Python value_range=(low, high)"
             )
-        low, high = chosen
-        return cls(dtype, float(low), float(high), limits)
+        low, high = map(float, chosen)
+        scale = cls(dtype, low, high, limits)
+        least, most = SPANS[scale._work]
+        if not least <= scale.span <= most or abs(low) > most:
+            raise UserError(
+                f"value range {low:g} to {high:g}: an image of {dtype} cannot be scaled by that; expected a "
+                f"difference of {least:g} to {most:g}. State what is black and white in this image"
+            )
+        return scale
 
     @property
     def span(self) -> float:
@@ -129,12 +174,13 @@ class Scale:
         return scaled.astype(np.float32, copy=False)
 
     def changed(self, values: Array, change: NDArray[np.float32], strength: float) -> Array:
-        """Values of the image with a part of the change (in the network's units) applied."""
-        result = np.multiply(change, self.span * strength, dtype=self._work)
-        result += values
-        if self.limits is None:
-            return result
-        return np.clip(np.rint(result, out=result), *self.limits, out=result)
+        """Values of the image with a part of the change (in the network's units) applied, in its type."""
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at the result
+            result = np.multiply(change, self.span * strength, dtype=self._work)
+            result += values
+            if self.limits is not None:
+                np.clip(np.rint(result, out=result), *self.limits, out=result)
+            return result.astype(self.dtype)
 
 
 def _counts(value_range: tuple[float, float], limits: tuple[float, float]) -> bool:
@@ -154,10 +200,11 @@ class Denoiser:
     """A model and what runs it, as a function of an array; see `load`.
 
     Of a pair of models it is the one for grey images, and `for_channels` gives the one that an image needs.
+    It may be called from several threads at a time, and after a fork. One that `load` made can be pickled:
+    what is stored is the model's path and SHA-256, and how it was loaded.
 
     Attributes:
         model: The model file, its header in ``model.header``.
-        engine: What runs it; ``engine.precision`` is "int8", "bf16" or "f32".
         tile: Largest side of a tile in pixels.
     """
 
@@ -168,13 +215,59 @@ class Denoiser:
         *,
         tile: int | None = None,
         colour: Callable[[], Denoiser] | None = None,
+        origin: _Origin | None = None,
     ) -> None:
         self._load_colour = colour
+        self._origin = origin
         self.model = model
-        self.engine = engine
+        self._engine, self._process = engine, os.getpid()
         self.tile = _largest_tile(model.header, engine) if tile is None else tile
         if self.tile < 1:
             raise UserError(f"tile {tile}: expected a number of pixels")
+
+    @property
+    def engine(self) -> engines.Engine:
+        """What runs the model; ``engine.precision`` is "int8", "bf16" or "f32".
+
+        After a fork the child gets an engine of its own: other threads may have held the parent's.
+        """
+        if self._origin is not None and self._process != os.getpid():
+            self._engine, self._process = self._origin.choose_engine(self.model), os.getpid()
+        return self._engine
+
+    def __repr__(self) -> str:
+        header = self.header
+        kinds = {1: "grey", 3: "colour"}
+        images = kinds.get(header.channels, f"{header.channels}-channel")
+        if self._load_colour is not None:
+            images = "grey and colour"
+        level = "noise level automatic or given" if header.conditioned else "one noise level"
+        name = self.model.path.name if self._origin is None else self._origin.model
+        return (
+            f"<Denoiser {printable(name)!r}: {images} images, {level}, {self._engine.precision}, "
+            f"tiles of {self.tile} pixels>"
+        )
+
+    def __copy__(self) -> Denoiser:
+        """Another one with the same model and engine; both may be used at a time."""
+        return Denoiser(
+            self.model,
+            self.engine,
+            tile=self.tile,
+            colour=self._load_colour,
+            origin=self._origin,
+        )
+
+    def __deepcopy__(self, memory: dict[int, Any]) -> Denoiser:
+        """As a copy: nothing that they share ever changes."""
+        del memory
+        return self.__copy__()
+
+    def __reduce__(self) -> tuple[Callable[..., Denoiser], tuple[Any, ...]]:
+        """What pickle stores: how it was loaded, and the SHA-256 of the model's files."""
+        if self._origin is None:
+            raise TypeError("a Denoiser that was made by hand cannot be pickled; use snowmelt.load")
+        return _restore, (self._origin, self.model.sha256, self._origin.hash_of_colour())
 
     @property
     def header(self) -> Header:
@@ -199,11 +292,12 @@ class Denoiser:
         value_range: tuple[float, float] | None = None,
         channel_axis: int | None = None,
         nan: str = "keep",
+        nodata: float | None = None,
     ) -> NDArray[Any]:
         """Denoise an array.
 
         Args:
-            array: (..., H, W); with ``channel_axis`` one more axis, that of the colours. It is left as it is.
+            array: (..., H, W); with ``channel_axis`` one more axis, that of the colours. It is not changed.
             sigma: For models that ask for it: standard deviation of the noise in the array's units, a number
                 or one for each pixel, in a shape that goes with (H, W); or "auto", to measure it; or a kind
                 of noise as `snowmelt.noise` reads it, such as "poisson:30", in parts of the value range.
@@ -211,10 +305,14 @@ class Denoiser:
             value_range: Values that stand for black and white. 8 and 16-bit integers span their type
                 where it is not given; other types need it, from here or from the model.
             channel_axis: Axis of the colours. A model for grey images does them one by one.
-            nan: "keep": values that are not finite come back as they are, with a warning; "fail": an error.
+            nan: "keep": values that are not finite come back unchanged, with a warning; "fail": an error.
+            nodata: Value that stands for missing data, such as -9999; it comes back unchanged.
 
         Returns:
             An array of the same shape and number type. Integers are rounded and clipped, floats are not.
+            Values that no network may see (not finite, without data, far outside the range, see
+            `outliers`) come back unchanged; a warning counts them. So does an image under 32 x 32 pixels
+            where its noise level would have to be measured.
 
         Raises:
             UserError: for what the model cannot do with this array.
@@ -223,15 +321,31 @@ class Denoiser:
             >>> denoise = snowmelt.load("model.onnx")
             >>> clean = denoise(noisy, value_range=(0, 1))
         """
-        given = np.asarray(array)
-        image = _InMemory(given, channel_axis)
-        settings = Settings(strength=strength, value_range=value_range, nan=nan)
-        run = _Run(self, image, settings, sigma)
+        settings = Settings(strength=strength, value_range=value_range, nan=nan, nodata=nodata)
+        result, messages = self.run(array, settings, sigma, channel_axis=channel_axis)
+        for message in messages:
+            warnings.warn(message, stacklevel=2)
+        return result
+
+    def run(
+        self,
+        array: ArrayLike,
+        settings: Settings,
+        sigma: levels.Noise = levels.AUTO,
+        *,
+        channel_axis: int | None = None,
+    ) -> tuple[NDArray[Any], list[str]]:
+        """Denoise an array as a call does, and return with it what that would warn of.
+
+        ``sigma`` is in the array's units; "auto" means what the settings say.
+        """
+        given = _as_array(array)
+        run = _Run(self, _InMemory(given, channel_axis), settings, sigma)
         result = np.empty(given.shape, given.dtype)
         _InMemory(result, channel_axis).write_like(Path(), run.bands())
-        if run.not_finite:
-            warnings.warn(f"{_count(run.not_finite)} came back as they were", stacklevel=2)
-        return result
+        return result, [
+            words for words in (run.too_small, run.doubtful, run.describe_kept()) if words
+        ]
 
     def denoise_image(
         self,
@@ -240,18 +354,35 @@ class Denoiser:
         settings: Settings | None = None,
         progress: Callable[[int], object] = lambda _: None,
         say: Callable[[str], object] = lambda _: None,
-    ) -> int:
+        warn: Callable[[str], object] = lambda _: None,
+    ) -> outliers.Kept:
         """Denoise an image file into ``target``, in bands, so that it may be larger than memory.
 
-        ``progress`` is called with the number of pixels done since the last call, ``say`` with the noise
-        level in words. Returns how many values were not finite and came back as they were.
+        Args:
+            image: What to denoise.
+            target: File of the image's own kind; it appears whole or not at all.
+            settings: How to denoise.
+            progress: Called with the number of pixels done since the last call.
+            say: Called with the noise level in words.
+            warn: Called with what is probably wrong, and with what came back unchanged, in words.
+
+        Returns:
+            How many values came back unchanged since no network may see them.
+
+        Raises:
+            UserError: for what the model cannot do with this image; also where the result would not be
+                finite. Nothing is written then.
         """
         run = _Run(self, image, settings or Settings())
-        if run.level is not None:
-            say(str(run.level))
+        if words := run.describe_level():
+            say(words)
+        if run.doubtful:
+            warn(run.doubtful)
         with contextlib.closing(run.bands(progress)) as bands:
             image.write_like(target, bands)
-        return run.not_finite
+        if run.kept:
+            warn(run.describe_kept())
+        return run.kept
 
 
 def load(
@@ -279,14 +410,77 @@ def load(
     Raises:
         UserError: if there is no such model, or the file is no good, or the device is not there.
     """
+    origin = _Origin(_model_name(model), device, precision, tile, threads)
 
     def make(path: Path, colour: Callable[[], Denoiser] | None = None) -> Denoiser:
         read = modelfile.read(path)
-        engine = engines.choose(read, device=device, precision=precision, threads=threads)
-        return Denoiser(read, engine, tile=tile, colour=colour)
+        engine = origin.choose_engine(read)
+        of = origin if colour is not None or path == grey else replace(origin, model=str(path))
+        return Denoiser(read, engine, tile=tile, colour=colour, origin=of)
 
-    grey, colour = zoo.find_pair(model)
+    grey, colour = zoo.find_pair(origin.model)
     return make(grey, None if colour is None else partial(make, colour))
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """How a denoiser was loaded, so that it can be loaded again elsewhere; the arguments of `load`."""
+
+    model: str
+    device: str
+    precision: str
+    tile: int | None
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        for name in ("device", "precision"):
+            if not isinstance(getattr(self, name), str):
+                raise UserError(f"{name} {getattr(self, name)!r}: expected a name, such as 'auto'")
+        for name in ("tile", "threads"):
+            number = getattr(self, name)
+            if number is not None and not _is_whole(number):
+                raise UserError(f"{name} {number!r}: expected a whole number")
+
+    def choose_engine(self, model: ModelFile) -> engines.Engine:
+        """An engine for the model; in each process its own."""
+        return engines.choose(
+            model, device=self.device, precision=self.precision, threads=self.threads
+        )
+
+    def hash_of_colour(self) -> str | None:
+        """SHA-256 of the pair's file for colour; None where there is no pair."""
+        _, colour = zoo.find_pair(self.model)
+        if colour is None:
+            return None
+        with colour.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _restore(origin: _Origin, grey: str, colour: str | None) -> Denoiser:
+    """Load what was pickled, and make sure that it is the same."""
+    denoiser = load(**vars(origin))
+    if (denoiser.model.sha256, origin.hash_of_colour()) != (grey, colour):
+        raise UserError(
+            f"{origin.model}: this is not the model that was pickled (SHA-256 {grey[:12]} ...); put that "
+            "file in its place, or load and pickle the denoiser anew"
+        )
+    return denoiser
+
+
+def _model_name(model: object) -> str:
+    """The name of a bundled model, or a path that holds in other folders, too."""
+    if not isinstance(model, str | os.PathLike) or not isinstance(os.fspath(model), str):
+        raise UserError(f"model {model!r}: expected the name of a model or the path of a file")
+    name = os.fspath(model)
+    if not name or "\0" in name:
+        raise UserError(f"model {name!r}: expected the name of a model or the path of a file")
+    path = Path(name)
+    is_bundled = name == path.name and not path.suffix and not path.is_file()
+    return name if is_bundled else os.path.abspath(name)  # noqa: PTH100 (keeps links)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _largest_tile(header: Header, engine: engines.Engine) -> int:
@@ -301,7 +495,7 @@ class _InMemory(Image):
     """An array as an image: the axes before Y and X are planes."""
 
     def __init__(self, array: NDArray[Any], channel_axis: int | None) -> None:
-        _check_array(array, channel_axis)
+        channel_axis = _check_array(array, channel_axis)
         self._pixels = (
             array[..., None] if channel_axis is None else np.moveaxis(array, channel_axis, -1)
         )
@@ -328,7 +522,34 @@ class _InMemory(Image):
             plane += row == 0
 
 
-def _check_array(array: NDArray[Any], channel_axis: int | None) -> None:
+def _as_array(given: ArrayLike) -> NDArray[Any]:
+    """What was given as an array, without a copy where it is one."""
+    if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
+        raise UserError(
+            "a masked array: its mask would be lost; give the values without it, masked ones as NaN "
+            "(array.filled(numpy.nan)) or as a number that nodata= names"
+        )
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{type(given).__name__}: expected an array of numbers: {error}") from error
+    if array.dtype.kind not in "uif":
+        raise UserError(
+            f"an image of {array.dtype}: expected integers or floats; in Python, array.astype(...) makes "
+            "them"
+        )
+    return array
+
+
+def _check_array(array: NDArray[Any], channel_axis: int | None) -> int | None:
+    """The checked axis of the channels."""
+    if channel_axis is not None:
+        try:
+            if isinstance(channel_axis, bool):
+                raise TypeError
+            channel_axis = operator.index(channel_axis)
+        except TypeError as error:
+            raise UserError(f"channel_axis {channel_axis!r}: expected a whole number") from error
     if array.ndim < 2 + (channel_axis is not None):
         raise UserError(
             f"an array of shape {array.shape}: expected (..., H, W), and channel_axis for one more"
@@ -347,6 +568,7 @@ def _check_array(array: NDArray[Any], channel_axis: int | None) -> None:
             f"an array of shape {array.shape} looks like colour; say channel_axis=-1 (images that are "
             f"{array.shape[-1]} pixels wide: give them one by one)"
         )
+    return channel_axis
 
 
 class _Run:
@@ -367,14 +589,26 @@ class _Run:
         stored = getattr(image, "value_range", None)
         self._scale = Scale.choose(layout.dtype, settings.value_range, header, stored)
         self._engine = denoiser.engine if self._scale.spans_8_bits else denoiser.engine.deep
+        if self._colours < 1:
+            raise UserError("the image holds opacity alone, and no channel to denoise")
         self._groups = _groups(header, self._colours)
+        self._nodata = image.nodata if settings.nodata is None else settings.nodata
         noise = settings.noise if sigma is levels.AUTO else _in_range(sigma, self._scale.span)
         check_noise(header, noise)
-        if isinstance(noise, str) and noise == levels.AUTO and header.told:
-            noise = header.told
+        self._stated_by = "" if _is_auto(noise) else "given"
+        if _is_auto(noise) and header.told:
+            noise, self._stated_by = header.told, "that of the model"
+        self.level: levels.Level | None = None
+        self.too_small = self.doubtful = ""
         # Measured before the first band is asked for, so that a file is still untouched if it fails.
-        told = header.conditioned and settings.strength
-        self.level = self._find_level(noise) if told else None
+        if header.conditioned and settings.strength:
+            if _is_auto(noise) and min(layout.height, layout.width) < SHORTEST:
+                self.too_small = _too_small(layout)
+                self._groups = []
+            else:
+                self.level = self._find_level(noise)
+                self.doubtful = self._doubt() if self._stated_by else ""
+        self._bounds = self._find_bounds()
         reach = header.reach + (0 if self.level is None else self.level.reach)
         sides = [
             tiles.fit_tile(length, denoiser.tile, reach, header.multiple)
@@ -384,11 +618,41 @@ class _Run:
             tiles.windows(length, side, reach, header.multiple)
             for length, side in zip((layout.height, layout.width), sides, strict=True)
         )
-        self.not_finite = 0
+        self.kept = outliers.Kept()
+
+    def describe_level(self) -> str:
+        """The noise level in words; empty where the model has no use for one."""
+        if self.level is None:
+            return self.too_small
+        if not self._stated_by:
+            return str(self.level)
+        unchanged = "" if self._groups else ": unchanged"
+        return f"{self.level} ({self._stated_by}){unchanged}"
+
+    def describe_kept(self) -> str:
+        """Which values came back unchanged, in words; empty for none."""
+        return self._bounds.describe(self.kept)
+
+    def _find_bounds(self) -> outliers.Bounds:
+        noise = [0.0, 0.0]
+        if isinstance(self.level, levels.Map | levels.Estimated):
+            noise = [self.level.most] * 2
+        elif self.level is not None and self.level.gain:
+            noise = [self.level.at(1), self.level.at(1 + outliers.FAR)]
+        return outliers.Bounds(self._scale.low, self._scale.high, self._nodata, *noise)
+
+    def _doubt(self) -> str:
+        """What is probably wrong with the level that was given; empty where it may well be right."""
+        if not isinstance(self.level, levels.Line) or not self._groups:
+            return ""
+        scale = self._scale
+        pixels = np.concatenate(levels.sample(self._image))
+        pixels = outliers.masked(pixels, scale.low, scale.high, self._nodata)
+        return _doubt(pixels, self.level, scale)
 
     def _find_level(self, noise: levels.Noise) -> levels.Level:
         low, high = self._scale.low, self._scale.high
-        level = levels.find(noise, self._image, low, high, self._groups)
+        level = levels.find(noise, self._image, low, high, self._groups, self._nodata)
         self._groups = [group for group in self._groups if not level.is_zero(group)]
         return level
 
@@ -423,18 +687,24 @@ class _Run:
         self, pool: ThreadPoolExecutor, row: tiles.Window, strip: Array
     ) -> tuple[Array, list[Future[None]]]:
         band = strip[row.kept].copy()
-        seen = self._finite(row, strip)
+        seen, usable = self._bridged(row, strip)
         if self._settings.strength == 0:
             return band, []
         jobs = [
-            pool.submit(self._tile, seen, band, row, column, group)
+            pool.submit(self._tile, seen, band, usable, row, column, group)
             for column in self._columns
             for group in self._groups
         ]
         return band, jobs
 
     def _tile(
-        self, strip: Array, band: Array, row: tiles.Window, column: tiles.Window, group: slice
+        self,
+        strip: Array,
+        band: Array,
+        usable: NDArray[np.bool_] | None,
+        row: tiles.Window,
+        column: tiles.Window,
+        group: slice,
     ) -> None:
         """Run the network on one window and put what it changes into the band."""
         seen = self._scale.to_network(tiles.cut(strip[..., group], row, column))
@@ -443,24 +713,39 @@ class _Run:
             inputs.append(self.level.over(seen, group, row, column)[None, None])
         result = self._engine(inputs)[0, :, row.kept, column.kept]
         change = np.moveaxis(result, 0, 2) - seen[row.kept, column.kept]
-        part = band[:, column.keep_start : column.keep_stop, group]
-        part[...] = self._scale.changed(part, change, self._settings.strength)
-
-    def _finite(self, row: tiles.Window, strip: Array) -> Array:
-        """The strip without what is not finite, which is counted."""
-        if strip.dtype.kind != "f":
-            return strip
-        good = np.isfinite(strip[..., : self._colours])
-        if good.all():
-            return strip
-        bad = int(np.count_nonzero(~good[row.kept]))
-        self.not_finite += bad
-        if bad and self._settings.nan == "fail":
-            first = row.keep_start + int(np.argmin(good[row.kept].all(axis=(1, 2))))
+        if not np.isfinite(change).all():
             raise UserError(
-                f"{_count(bad)} in row {first} and below; correct them, or keep them as they are: --nan keep"
+                "the network's result is not finite; nothing is written. Its weights overflow on this image: "
+                "try precision f32 (--precision f32), a noise level, or another model"
             )
-        return _filled(strip, good, (self._scale.low + self._scale.high) / 2)
+        place = (slice(None), slice(column.keep_start, column.keep_stop), group)
+        part = band[place]
+        changed = self._scale.changed(part, change, self._settings.strength)
+        good = True if usable is None else usable[place]
+        if changed.dtype.kind == "f" and not np.isfinite(changed).all(where=good):
+            raise UserError(
+                f"the result does not fit {changed.dtype}: a value would be infinite; nothing is written. "
+                "Store the image with more bits, such as float32, or with smaller values"
+            )
+        np.copyto(part, changed, where=good)
+
+    def _bridged(self, row: tiles.Window, strip: Array) -> tuple[Array, NDArray[np.bool_] | None]:
+        """What the network sees of a strip, and which values of its kept rows are to be changed."""
+        colours = strip[..., : self._colours]
+        usable = self._bounds.find(colours)
+        if usable is None:
+            return strip, None
+        kept = self._bounds.count(colours[row.kept], usable[row.kept])
+        self.kept += kept
+        if kept.not_finite and self._settings.nan == "fail":
+            finite = np.isfinite(colours[row.kept]).all(axis=(1, 2))
+            first = row.keep_start + int(np.argmin(finite))
+            raise UserError(
+                f"{kept.not_finite:,} values that are not finite (NaN or infinite) in row {first} and below; "
+                "correct them, or keep them unchanged: --nan keep"
+            )
+        filled = outliers.fill(colours, usable, self._scale.low, self._scale.high)
+        return filled, usable[row.kept]
 
 
 def _finished(band: Array, jobs: list[Future[None]], progress: Callable[[int], object]) -> Array:
@@ -470,24 +755,73 @@ def _finished(band: Array, jobs: list[Future[None]], progress: Callable[[int], o
     return band
 
 
-def _filled(strip: NDArray[Any], good: NDArray[np.bool_], middle: float) -> Array:
-    """Each row's gaps bridged by straight lines; ``middle`` where nothing of a row is good.
+def check_level(given: levels.Noise) -> None:
+    """Refuse what is no noise level, before an image is there; see `levels.find`.
 
-    A row is always whole here, so that this depends on no tile.
+    Raises UserError for anything but numbers from 0 up, "auto" and kinds of noise.
     """
-    filled = strip.copy()
-    places = np.arange(strip.shape[1])
-    for row, channel in np.argwhere(~good.all(axis=1)):
-        known = good[row, :, channel]
-        line = filled[row, :, channel]
-        line[~known] = (
-            np.interp(places[~known], places[known], line[known]) if known.any() else middle
+    try:
+        kind = np.asarray(given).dtype.kind
+        if kind in "uifU":
+            levels.check(given)
+    except (OverflowError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"a noise level of {given!r}: not a level: {error}") from error
+    if kind not in "uifU":
+        raise UserError(
+            f"a noise level of {given!r}: expected 0 or more, an array of such numbers, "
+            f"{levels.AUTO!r}, or a kind of noise such as 'poisson:30'"
         )
-    return filled
+    if kind != "U" and np.max(given, initial=0) > LARGEST_LEVEL:
+        raise UserError(
+            f"a noise level of {np.max(given):g} times the range from black to white: expected at most "
+            f"{LARGEST_LEVEL:g} times; is it in other units than the image, or the range too narrow?"
+        )
 
 
-def _count(values: int) -> str:
-    return f"{values:,} values that are not finite (NaN or infinite)"
+def _is_auto(noise: levels.Noise) -> bool:
+    return isinstance(noise, str) and noise == levels.AUTO
+
+
+def _too_small(layout: Layout) -> str:
+    return (
+        f"{layout.width} x {layout.height} pixels: noise is measured from {SHORTEST} x {SHORTEST} "
+        "on; unchanged (to denoise it give the level: --sigma LEVEL, in Python sigma=)"
+    )
+
+
+def _doubt(pixels: Array, level: levels.Line, scale: Scale) -> str:
+    """Say so where a level that was given is larger than all contrast of pixels (H, W, C), NaN among them."""
+    kept = [channel[np.isfinite(channel)] for channel in np.moveaxis(pixels, -1, 0)]
+    kept = [channel for channel in kept if channel.size]
+    if not kept:
+        return ""
+    contrast = max(float(channel.std(dtype=np.float64)) for channel in kept)
+    low = float(min(channel.min() for channel in kept))
+    high = float(max(channel.max() for channel in kept))
+    middle = float(np.mean([channel.mean(dtype=np.float64) for channel in kept]))
+    sigma = level.at((middle - scale.low) / scale.span) * scale.span
+    if not 0 < CONTRAST * contrast < sigma:
+        return ""
+    return (
+        f"the given noise level, {sigma:.4g}, is larger than the image's contrast: its values, {low:.6g} to "
+        f"{high:.6g}, have a standard deviation of {contrast:.4g}, noise included, and detail will be lost. "
+        f"They fill {(high - low) / scale.span:.2g} of the range {scale.low:.6g} to {scale.high:.6g}; "
+        f"{_remedy(high, scale)}"
+    )
+
+
+def _remedy(high: float, scale: Scale) -> str:
+    """The range that is probably meant."""
+    white = next((2**bits - 1 for bits in DEPTHS if high < 2**bits), None)
+    whole = scale.limits is not None and scale.dtype.itemsize > 1
+    if whole and white is not None and scale.low == 0 and scale.high > white:
+        return (
+            f"if its white is that of {white.bit_length()} bits, state it: --range 0 {white}, in Python "
+            f"value_range=(0, {white})"
+        )
+    return "give a lower level, or the range that it refers to: --range LOW HIGH, in Python value_range="
 
 
 def check_noise(header: Header, noise: levels.Noise) -> None:
@@ -500,8 +834,14 @@ def check_noise(header: Header, noise: levels.Noise) -> None:
 
 def _in_range(sigma: levels.Noise, span: float) -> levels.Noise:
     """Standard deviations as parts of the range; a kind of noise is said in these already."""
-    levels.check(sigma)
-    return sigma if isinstance(sigma, str) else np.asarray(sigma, np.float64) / span
+    if isinstance(sigma, str):
+        check_level(sigma)
+        return sigma
+    with contextlib.suppress(TypeError, ValueError):  # what is no number is refused as it was given
+        if np.asarray(sigma).dtype.kind in "uif":
+            sigma = np.asarray(sigma, np.float64) / span
+    check_level(sigma)
+    return sigma
 
 
 def _groups(header: Header, colours: int) -> list[slice]:

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from snowmelt import diagnosis, estimator, noise, tiles
+from snowmelt import diagnosis, estimator, noise, outliers, tiles
 from snowmelt.diagnosis import CLEAN, LARGEST_RATIO, UNEVEN, Plane
 from snowmelt.errors import UserError
 from snowmelt.estimator import BLUR, BLUR_REACH
@@ -95,8 +95,8 @@ class Line:
     def __str__(self) -> str:
         black, white = 255 * self.at(0), 255 * self.at(1)
         if any(self.gain):
-            return f"noise level {black:.3g} (black) to {white:.3g} (white) on a 0–255 scale"
-        return f"noise level {white:.3g} on a 0–255 scale"
+            return f"noise level {black:.3g} in black, {white:.3g} in white on a 0–255 scale"
+        return f"noise level {white:.3g} on a 0–255 scale" if white else "noise level 0"
 
 
 def _blurred(picture: Picture) -> Picture:
@@ -115,6 +115,11 @@ class Map:
     levels: Picture
     reach = 0
 
+    @property
+    def most(self) -> float:
+        """The largest."""
+        return float(self.levels.max())
+
     def is_zero(self, channels: slice) -> bool:
         """Whether there is nothing to be taken away anywhere."""
         del channels
@@ -124,6 +129,10 @@ class Map:
         """Level (h, w) of a window."""
         del seen, channels
         return tiles.cut(self.levels[row.start : row.stop], row, column)
+
+    def __str__(self) -> str:
+        low, high = 255 * float(self.levels.min()), 255 * float(self.levels.max())
+        return f"noise level {low:.3g} to {high:.3g} on a 0–255 scale"
 
 
 @dataclass(frozen=True)
@@ -139,6 +148,11 @@ class Estimated:
     curves: dict[int, tuple[estimator.Curve, ...]]
     typical: dict[int, float]
     reach = BLUR_REACH
+
+    @property
+    def most(self) -> float:
+        """The largest level of any channel and brightness."""
+        return max(max(curve.levels) for curves in self.curves.values() for curve in curves)
 
     def is_zero(self, channels: slice) -> bool:
         """Whether these channels, a whole group, have no noise to be removed."""
@@ -181,7 +195,12 @@ def check(given: Noise) -> None:
 
 
 def find(
-    given: Noise, image: Image, low: float, high: float, groups: Sequence[slice] | None = None
+    given: Noise,
+    image: Image,
+    low: float,
+    high: float,
+    groups: Sequence[slice] | None = None,
+    nodata: float | None = None,
 ) -> Level:
     """The level for an image whose black is ``low`` and whose white is ``high``.
 
@@ -193,6 +212,7 @@ def find(
         low: The value of black.
         high: The value of white.
         groups: Channels that go through the network together; see `estimate`.
+        nodata: The value that stands for missing data.
 
     Raises:
         UserError: It is none of these.
@@ -202,7 +222,7 @@ def find(
     colours = layout.channels - layout.alpha
     if isinstance(given, str):
         if given == AUTO:
-            return estimate(image, low, high, groups)
+            return estimate(image, low, high, groups, nodata)
         return _parse(given, colours)
     levels = np.asarray(given, np.float32)
     if levels.ndim == 0:
@@ -228,7 +248,11 @@ def _parse(text: str, colours: int) -> Line:
 
 
 def estimate(
-    image: Image, low: float, high: float, groups: Sequence[slice] | None = None
+    image: Image,
+    low: float,
+    high: float,
+    groups: Sequence[slice] | None = None,
+    nodata: float | None = None,
 ) -> Estimated:
     """Estimate the level of an image on pieces that are spread over the plane in the middle.
 
@@ -241,6 +265,7 @@ def estimate(
         high: The value of white.
         groups: Channels that go through the network together; None: the three of a colour image, else
             each for itself.
+        nodata: The value that stands for missing data.
     """
     layout = image.layout
     colours = layout.channels - layout.alpha
@@ -254,7 +279,7 @@ def estimate(
         }
         return Estimated(nothing, dict.fromkeys(nothing, 0.0))
     deep = layout.dtype.itemsize > 1
-    pieces = scaled(sample(image), low, high)
+    pieces = scaled(sample(image), low, high, nodata)
     curves = {group.start: _curves(pieces[..., group], deep) for group in groups}
     typical = {group.start: _typical(curves[group.start], pieces[..., group]) for group in groups}
     return Estimated(curves, typical)
@@ -272,13 +297,11 @@ def _typical(curves: tuple[estimator.Curve, ...], pieces: Picture) -> float:
     return math.sqrt(float(np.mean(squares)))
 
 
-def scaled(pieces: Array, low: float, high: float) -> Picture:
-    """Pieces in parts of the range; what is not finite becomes the middle of the others."""
-    values = (pieces.astype(np.float64) - low) / (high - low)
-    good = np.isfinite(values)
-    if not good.all():
-        values = np.where(good, values, np.median(values[good]) if good.any() else 0.0)
-    return values.astype(np.float32)
+def scaled(pieces: Array, low: float, high: float, nodata: float | None = None) -> Picture:
+    """Pieces (N, h, w, C) in parts of the range, those of no use bridged, see `outliers`."""
+    usable, _ = outliers.bridged(pieces.reshape(-1, *pieces.shape[2:]), low, high, nodata)
+    values = (usable.astype(np.float64) - low) / (high - low)
+    return values.astype(np.float32).reshape(pieces.shape)
 
 
 def of_pixels(pixels: Array, low: float, high: float) -> Line:

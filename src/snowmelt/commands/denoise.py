@@ -38,7 +38,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     add_(
         "--sigma", metavar="LEVEL",
-        help="noise level in 255ths of the range, for models that ask for it; default: auto, measured",
+        help="noise level on a 0–255 scale, whatever the depth; default: auto, measured on each image",
     )  # fmt: skip
     add_(
         "--noise", metavar="KIND:NUMBER",
@@ -51,7 +51,11 @@ def add(commands: Commands) -> None:
         "with --strength 0 nothing else is done",
     )  # fmt: skip
     add_("--strength", type=float, default=1.0, help="0 (the input) to 1 (denoised)")
-    add_("--nan", default="keep", help="keep: NaN and infinite values come back; fail: an error")
+    add_("--nan", default="keep", help="keep: NaN and infinite values stay; fail: an error")
+    add_(
+        "--nodata", type=float, metavar="VALUE",
+        help="value that stands for missing data and stays; default: what the file says",
+    )  # fmt: skip
     add_(
         "--tile", type=int, metavar="PIXELS", help="largest side of a tile; the result is the same"
     )
@@ -60,7 +64,7 @@ def add(commands: Commands) -> None:
         "--max-pixels", type=int, metavar="N", help="accept images that claim up to so many pixels"
     )
     add_("--force", action="store_true", help="replace results that are there")
-    add_("--quiet", action="store_true", help="print nothing but errors")
+    add_("--quiet", action="store_true", help="print errors and warnings only")
     parser.set_defaults(run=run)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from snowmelt.errors import UserError
+from snowmelt.files import what_it_is
 from snowmelt.images import arrays, bare, dicom, hdf5, raster, tiff, zarrs
 from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, reading, split, writing
 
@@ -157,6 +158,8 @@ def _kind(path: str | Path) -> str:
         return "HDF5"
     if path.is_dir() or any(part.lower().endswith(".zarr") for part in path.parts):
         return _kind_of_folder(path)
+    if kind := what_it_is(path):  # to open it may wait for ever
+        raise UserError(f"{path}: is {kind}; expected a file")
     with reading(path, "an image"), path.open("rb") as file:
         head = file.read(132)
     if not head:
