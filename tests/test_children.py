@@ -135,7 +135,7 @@ def test_time_is_bounded(trial, monkeypatch):
 
 def test_memory_is_bounded_call_by_call(trial):
     assert children.call(trial.take, 2**26) == (2**26, b"")
-    with pytest.raises(MemoryError):
+    with pytest.raises(children.ChildError, match="more than 32 MiB of memory"):
         children.call(trial.take, 2**26, memory=2**25)
     assert children.call(trial.take, 2**26)[0] == 2**26
 

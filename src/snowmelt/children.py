@@ -22,9 +22,9 @@ A child of a forked process is its own.
 
 Limits of one call: ``memory`` bytes beyond what the child has at rest (RLIMIT_AS; on Linux), ``seconds`` of
 computing (a timer of the process's time; not on Windows), and on the clock
-``limits.CHILD_PATIENCE_SECONDS`` longer than that. Where the library needs more, it gets an error
-(MemoryError) or its process ends, which is a ``ChildError`` here. An error that the function raises is
-raised here as UserError, OSError (with its errno), MemoryError or, for everything else, ValueError.
+``limits.CHILD_PATIENCE_SECONDS`` longer than that. Where the library needs more, that is a ``ChildError``
+here, or what the library makes of it. An error that the function raises is raised here as UserError, OSError
+(with its errno) or, for everything else, ValueError, of which ``ChildError`` is a kind.
 
 A child trusts nothing that lies where the user works: it starts in Python's isolated mode (no current folder,
 no ``PYTHON*`` variables), in a folder of Python's own, and imports from Python's own folders before others.
@@ -61,7 +61,6 @@ Buffer = (
 Function = TypeVar("Function", bound=Callable[..., tuple[Any, Any]])
 
 _FRAME = struct.Struct("<QQ")
-_ERRORS = {"user": UserError, "memory": MemoryError, "value": ValueError}
 # Isolated mode alone keeps these imports safe; the rest of the path comes after Python's own.
 _START = (
     "import json, sys; sys.path += json.loads(sys.argv[1]); "
@@ -70,7 +69,7 @@ _START = (
 
 
 class ChildError(ValueError):
-    """The child ended before it answered: the library crashed, or took longer than it may."""
+    """The library crashed, or took more time or memory than it may."""
 
 
 def served(function: Function) -> Function:
@@ -96,8 +95,8 @@ def call(
         seconds: Time it may compute; ``limits.CHILD_SECONDS`` if not given.
 
     Raises:
-        ChildError: It crashed, or took longer.
-        UserError, OSError, MemoryError, ValueError: As the function raised them.
+        ChildError: It crashed, or took more time or memory.
+        UserError, OSError, ValueError: As the function raised them.
     """
     assert getattr(function, "served", False), function
     request = {
@@ -168,8 +167,10 @@ class _Child:
         kind = answer.get("error")
         if kind == "system":
             raise OSError(*answer["value"])
+        if kind == "memory":
+            raise ChildError(f"decoding it takes more than {request['memory'] >> 20} MiB of memory")
         if kind is not None:
-            raise _ERRORS[kind](answer["value"])
+            raise (UserError if kind == "user" else ValueError)(answer["value"])
         return answer["value"], data
 
     def start(self) -> None:
@@ -308,7 +309,7 @@ def _answer(
     except UserError as error:
         return {"error": "user", "value": str(error)}, b""
     except MemoryError:
-        return {"error": "memory", "value": "too large"}, b""
+        return {"error": "memory"}, b""
     except OSError as error:
         text = os.strerror(error.errno) if error.errno else str(error)
         return {"error": "system", "value": [error.errno, text] if error.errno else [text]}, b""

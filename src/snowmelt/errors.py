@@ -20,3 +20,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     alike = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {alike[0]!r}? " if alike else ""
     return f"{hint}known: {', '.join(names)}"
+
+
+def printable(text: str) -> str:
+    """The text with escapes in place of what is not printable: a file's names must not steer a terminal."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
