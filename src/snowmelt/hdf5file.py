@@ -115,7 +115,8 @@ def attribute(item: Any, name: str, *, most: int = limits.ATTRIBUTE_BYTES) -> An
     if name not in item.attrs:
         return None
     handle = item.attrs.get_id(name)
-    if math.prod(handle.shape) > limits.ATTRIBUTE_WORDS or handle.get_storage_size() > most:
+    words = math.prod(handle.shape)
+    if words > limits.ATTRIBUTE_WORDS or (words and handle.get_storage_size() > most):
         raise ValueError(f"the attribute {name} is too long")
     return item.attrs[name]
 
