@@ -37,7 +37,7 @@ FETCH_SPARE_BYTES = 2**28
 # beyond those that it has at rest, seconds of computing, and seconds on the clock, which pass while a slow
 # disk is waited for, too.
 CHILD_BYTES = 2**29
-CHILD_SECONDS = 10.0
+CHILD_SECONDS = 6.0
 CHILD_PATIENCE_SECONDS = 60.0
 # Decoders are faster than this (bzip2 on an old computer), encoders than a tenth of it; by it large
 # requests get more time.
