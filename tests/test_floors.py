@@ -7,8 +7,10 @@ import snowmelt
 
 ROOT = Path(snowmelt.__file__).parent
 FLOORS = [
-    {"errors", "files"},
+    {"errors", "files", "limits"},
+    {"children", "hdf5file"},
     {
+        "acquisition",
         "images",
         "metrics",
         "noise",

@@ -100,11 +100,8 @@ class Collection:
 
 def from_hdf5(path: Path, part: str) -> Collection:
     """The "train" or the "test" arrays of a file of pairs; see `data.read_dataset`."""
-    import h5py
-
     dataset = read_dataset(path)
-    with h5py.File(path, "r") as file:
-        noisy, clean = (file[f"{part}_{kind}"].dtype for kind in ("ns", "gt"))
+    noisy, clean = (dataset.dtypes[f"{part}_{kind}"] for kind in ("ns", "gt"))
     whole = noisy.kind == clean.kind == "u"
     pairs = getattr(dataset, part)
     return from_arrays(

@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snowmelt import modelfile
-from snowmelt.errors import UserError
+from snowmelt import children, hdf5file, limits, modelfile
+from snowmelt.errors import UserError, printable
+from snowmelt.limits import MAX_WEIGHTS
 
 if TYPE_CHECKING:
     from torch import nn
 
 ACTIVATIONS = ("relu", "sigmoid", "linear")
 MAX_FILTERS, MAX_KERNEL = 4096, 101
-MAX_WEIGHTS = 100_000_000  # In one layer; the tutorial's largest has 1,152.
 _EXPECTED = "expected a plain chain of Conv2D layers with relu, sigmoid or linear activations"
 
 
@@ -123,30 +122,56 @@ def _network(source: Path, chain: KerasChain) -> nn.Module:
 
 
 def read_keras(source: str | os.PathLike[str]) -> KerasChain:
-    """Read a Keras .h5 file; without Keras, without torch. Raises UserError, which names the file."""
+    """Read a Keras .h5 file; without Keras, without torch. Raises UserError, which names the file.
+
+    A child process reads it (see `hdf5file`), bounded in time and memory, and nothing outside of the file.
+    """
     source = Path(source)
     try:
-        return _read(source)
+        with source.open("rb") as stream:
+            _check_kind(stream.read(8))
+            stream.seek(0)
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        size = source.stat().st_size
+        found, data = children.call(
+            _read,
+            str(source.resolve()),
+            memory=2**28 + 4 * size,
+            seconds=limits.CHILD_SECONDS + size / limits.CHILD_BYTES_PER_SECOND,
+        )
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        # h5py answers damage in all these ways.
+    except (OSError, ValueError) as error:
         raise UserError(f"{source}: damaged, cannot be read as HDF5: {error}") from error
+    layers = _layers(found["layers"], np.frombuffer(data, np.float32))
+    return KerasChain(layers, found["version"], sha256)
 
 
-def _read(source: Path) -> KerasChain:
-    import h5py
+def _layers(described: list[Any], numbers: NDArray[np.float32]) -> tuple[Convolution, ...]:
+    """Layers out of all their numbers: each one's kernel, then its bias."""
+    layers, place = [], 0
+    for shape, activation in described:
+        middle = place + math.prod(shape)
+        end = middle + shape[3]
+        layers.append(
+            Convolution(numbers[place:middle].reshape(shape), numbers[middle:end], activation)
+        )
+        place = end
+    return tuple(layers)
 
-    with source.open("rb") as stream:
-        _check_kind(stream.read(8))
-        stream.seek(0)
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        with h5py.File(stream, "r") as file:
-            weights = _hard(file, "model_weights") if "model_weights" in file else file
-            layers = tuple(_weights(weights, *layer) for layer in _chain(_model(file.attrs)))
-            version = _text(file.attrs.get("keras_version", "unknown"))
+
+@children.served
+def _read(path: str, _: Any) -> tuple[dict[str, Any], NDArray[np.float32]]:
+    """Shapes and activations of the layers, and all their numbers one after another, in the child."""
+    with hdf5file.opened(path) as file:
+        version = printable(_text(hdf5file.attribute(file, "keras_version") or "unknown"))
+        config = hdf5file.attribute(file, "model_config", most=limits.KERAS_CONFIG_BYTES)
+        reader = _Weights(file, Path(path).stat().st_size)
+        layers = tuple(reader.layer(*each) for each in _chain(_model(config)))
     _check_channels(layers)
-    return KerasChain(layers, version, sha256)
+    numbers = [part.ravel() for layer in layers for part in (layer.kernel, layer.bias)]
+    shapes = [(layer.kernel.shape, layer.activation) for layer in layers]
+    return {"layers": shapes, "version": version}, np.concatenate(numbers)
 
 
 def _check_kind(start: bytes) -> None:
@@ -159,14 +184,14 @@ def _check_kind(start: bytes) -> None:
         raise UserError("not an HDF5 file; expected a model that Keras saved as .h5")
 
 
-def _model(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    if "model_config" not in attributes:
+def _model(config: Any) -> dict[str, Any]:
+    if config is None:
         raise UserError(
             "it has no model_config, so no layers: perhaps weights alone (save_weights); "
             'expected a whole model, saved from Keras with model.save("model.h5")'
         )
     try:
-        model = json.loads(_text(attributes["model_config"]))
+        model = json.loads(_text(config))
         if model["class_name"] not in ("Functional", "Model", "Sequential"):
             raise UserError(f"a model of class {model['class_name']!r}; {_EXPECTED}")
     except (ValueError, RecursionError, KeyError, TypeError) as error:
@@ -231,7 +256,7 @@ def _source(layer: dict[str, Any]) -> str:
 
 
 def _name(layer: dict[str, Any]) -> str:
-    return f"{layer['config'].get('name', layer.get('name'))!r} ({layer['class_name']})"
+    return f"{layer['config'].get('name', layer.get('name'))!r} ({printable(layer['class_name'])})"
 
 
 def _fold(layers: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any], str]]:
@@ -247,7 +272,9 @@ def _fold(layers: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str,
         elif kind in ("Activation", "ReLU") and chain and chain[-1][2] == "linear":
             chain[-1] = (*chain[-1][:2], _activation(name, kind, config))
         else:
-            raise UserError(f"the layer {name!r} is a {kind} in place {index}; {_EXPECTED}")
+            raise UserError(
+                f"the layer {name!r} is a {printable(kind)} in place {index}; {_EXPECTED}"
+            )
     if len(chain) < 2:
         raise UserError(f"it has {len(chain)} Conv2D layers; expected two or more")
     return chain
@@ -292,51 +319,56 @@ def _check_settings(name: str, kind: str, config: dict[str, Any], expected: dict
             )
 
 
-def _weights(group: Any, name: str, config: dict[str, Any], activation: str) -> Convolution:
-    layer = _hard(group, name)
-    side, filters = config["kernel_size"][0], config["filters"]
-    paths = {_text(path).split("/")[-1].split(":")[0]: path for path in layer.attrs["weight_names"]}
-    if "kernel" not in paths:
-        raise UserError(f"the layer {name!r} (Conv2D) has no kernel")
-    kernel = _array(layer, _text(paths["kernel"]), (side, side, None, filters))
-    bias = np.zeros(filters, np.float32)
-    if config.get("use_bias", True):
-        if "bias" not in paths:
-            raise UserError(f"the layer {name!r} (Conv2D) has no bias")
-        bias = _array(layer, _text(paths["bias"]), (filters,))
-    return Convolution(kernel, bias, activation)
+class _Weights:
+    """The numbers of the layers in a file of ``size`` bytes."""
+
+    def __init__(self, file: Any, size: int) -> None:
+        self._size, self._claimed = size, 0
+        within = "model_weights" in list(file)  # to ask the file itself would follow a link
+        self._group = _find(file, "model_weights") if within else file
+
+    def layer(self, name: str, config: dict[str, Any], activation: str) -> Convolution:
+        layer = _find(self._group, name)
+        side, filters = config["kernel_size"][0], config["filters"]
+        names = hdf5file.attribute(layer, "weight_names")
+        paths = {_text(path).split("/")[-1].split(":")[0]: _text(path) for path in names}
+        if "kernel" not in paths:
+            raise UserError(f"the layer {name!r} (Conv2D) has no kernel")
+        kernel = self._array(layer, paths["kernel"], (side, side, None, filters))
+        bias = np.zeros(filters, np.float32)
+        if config.get("use_bias", True):
+            if "bias" not in paths:
+                raise UserError(f"the layer {name!r} (Conv2D) has no bias")
+            bias = self._array(layer, paths["bias"], (filters,))
+        return Convolution(kernel, bias, activation)
+
+    def _array(self, group: Any, path: str, shape: tuple[int | None, ...]) -> NDArray[np.float32]:
+        """Read a dataset after its shape was found to be right: a file can claim any size."""
+        import h5py
+
+        data = _find(group, path)
+        if isinstance(data, h5py.Dataset):
+            hdf5file.check(data, path)
+        fits = isinstance(data, h5py.Dataset) and len(data.shape) == len(shape)
+        if not fits or any(b not in (None, a) for a, b in zip(data.shape, shape, strict=True)):
+            found = getattr(data, "shape", "a group")
+            raise UserError(f"{path!r} has the shape {found}; expected {shape}")
+        if math.prod(data.shape) > MAX_WEIGHTS or data.dtype.kind != "f":
+            raise UserError(f"{path!r} has shape {data.shape} of {data.dtype}; expected floats")
+        self._claimed += 4 * math.prod(data.shape)
+        hdf5file.check_claim(self._claimed, self._size, limits.KERAS_BYTES)
+        values: NDArray[np.float32] = data[()].astype(np.float32)
+        if not np.isfinite(values).all():
+            raise UserError(f"{path!r} has numbers that are not finite")
+        return values
 
 
-def _hard(group: Any, path: str) -> Any:
+def _find(group: Any, path: str) -> Any:
     """What lies at a path, if it lies in this very file."""
-    import h5py
-
-    for name in path.strip("/").split("/"):
-        if not isinstance(group, h5py.Group) or name not in group:
-            raise UserError(f"damaged: it has no {path!r}")
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise UserError(f"{name!r} is a link to elsewhere; expected the data in this file")
-        group = group[name]
-    return group
-
-
-def _array(group: Any, path: str, shape: tuple[int | None, ...]) -> NDArray[np.float32]:
-    """Read a dataset after its shape was found to be right: a file can claim any size."""
-    import h5py
-
-    data = _hard(group, path)
-    fits = isinstance(data, h5py.Dataset) and len(data.shape) == len(shape)
-    if not fits or any(b not in (None, a) for a, b in zip(data.shape, shape, strict=True)):
-        found = getattr(data, "shape", "a group")
-        raise UserError(f"{path!r} has the shape {found}; expected {shape}")
-    if math.prod(data.shape) > MAX_WEIGHTS or data.dtype.kind != "f":
-        raise UserError(f"{path!r} has shape {data.shape} of {data.dtype}; expected floats")
-    if data.external or data.is_virtual:
-        raise UserError(f"{path!r} lies in another file; expected the data in this file")
-    values: NDArray[np.float32] = data[()].astype(np.float32)
-    if not np.isfinite(values).all():
-        raise UserError(f"{path!r} has numbers that are not finite")
-    return values
+    try:
+        return hdf5file.find(group, path)[1]
+    except KeyError:
+        raise UserError(f"damaged: it has no {path!r}") from None
 
 
 def _check_channels(layers: tuple[Convolution, ...]) -> None:

@@ -14,7 +14,6 @@ papers. Several kinds may be added up, "poisson:30+gaussian:5", and for training
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +28,8 @@ Picture = NDArray[np.float32]
 LEVELS = (
     255  # of text; 255 of them are the distance from black to white, whatever the image's depth
 )
+# What any image could need, and float32 can hold: deviations in units of the range (or pixels), photons.
+MOST, PEAKS = 1000.0, (1e-3, 1e12)
 GAMMA = 2.2  # of displays: value = light ** (1 / GAMMA)
 GAINS = (2.0, 1.0, 1.6)  # of red, green and blue, for daylight to be white: common among cameras
 # Bilinear interpolation of a Bayer mosaic: of green from the sides, of red and blue from the corners too.
@@ -78,7 +79,7 @@ class Poisson:
     peak: float
 
     def __post_init__(self) -> None:
-        _check("peak", self.peak, positive=True)
+        _check("peak", self.peak, peak=True)
 
     def __call__(self, clean: NDArray[Any], rng: np.random.Generator) -> Picture:
         """See `Noise`; values below 0 count as 0."""
@@ -97,7 +98,7 @@ class PoissonGaussian:
     sigma: float
 
     def __post_init__(self) -> None:
-        _check("peak", self.peak, positive=True)
+        _check("peak", self.peak, peak=True)
         _check("sigma", self.sigma)
 
     def __call__(self, clean: NDArray[Any], rng: np.random.Generator) -> Picture:
@@ -170,7 +171,7 @@ class Camera:
     quality: float
 
     def __post_init__(self) -> None:
-        _check("peak", self.peak, positive=True)
+        _check("peak", self.peak, peak=True)
         for name in ("sigma", "blur", "colours", "quality"):
             _check(name, getattr(self, name))
         if not 1 <= self.quality <= 100:
@@ -381,7 +382,7 @@ def _range(text: str) -> tuple[float, float] | None:
     return (float(match[1]), float(match[2] or match[1])) if match else None
 
 
-def _check(name: str, value: float, *, positive: bool = False) -> None:
-    if not math.isfinite(value) or value < 0 or (positive and value == 0):
-        least = "more than 0" if positive else "0 or more"
-        raise UserError(f"noise with a {name} of {value:g}: expected {least}")
+def _check(name: str, value: float, *, peak: bool = False) -> None:
+    least, most = PEAKS if peak else (0, MOST)
+    if not least <= value <= most:  # nor is it, where it is not a number
+        raise UserError(f"noise with a {name} of {value:g}: expected {least:g} to {most:g}")

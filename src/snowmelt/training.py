@@ -36,6 +36,7 @@ from snowmelt import (
     board,
     calibration,
     checkpoint,
+    children,
     figures,
     looks,
     modelfile,
@@ -50,7 +51,7 @@ from snowmelt import (
 )
 from snowmelt import recipe as recipes
 from snowmelt.checkpoint import State
-from snowmelt.data import Dataset, check_sha256, fetch, is_url, read_dataset
+from snowmelt.data import Dataset, check_different, check_sha256, fetch, is_url, read_dataset
 from snowmelt.errors import UserError
 from snowmelt.files import replacing
 from snowmelt.models import Network, is_finite, summary
@@ -158,8 +159,10 @@ def prepare_data(recipe: Recipe, folder: Path, *, quiet: bool = False) -> Datase
     else:
         path = Path(source)
     dataset = read_dataset(path)
+    children.stop(read_dataset.__module__)  # its memory is not needed for hours
     if sha256:
         check_sha256(path, sha256, dataset.sha256)
+    check_different(dataset)
     return dataset
 
 

@@ -1,46 +1,33 @@
-"""Datasets in HDF5 files, read and written by a process of their own.
+"""Datasets in HDF5 files, read and written by a child process.
 
 HDF5's C library crashes, or never comes to an end, on some damaged files, and would take this process along.
-So another one speaks HDF5 (``serve``), and this one sends it requests: a JSON list, and the bytes of numbers.
-One helper serves all files, one after another; if it dies, the file at hand is damaged and the next gets a
-new helper.
+So a child speaks HDF5 (see `children`). It serves all files, one after another; if it dies, the file at hand
+is damaged and the next gets a new child.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import faulthandler
-import importlib
 import json
 import math
-import os
-import posixpath
 import shutil
-import signal
-import struct
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from snowmelt.errors import UserError, nearest
+from snowmelt import children, limits
+from snowmelt.errors import UserError, nearest, printable
+from snowmelt.hdf5file import attribute, check, find, is_enum, opened
 from snowmelt.images.arrays import MANY, ArrayImage, check_size, layout_of, letters_of, offer
 from snowmelt.images.base import MAX_PIXELS, Array, reading, split, writing
 from snowmelt.images.slabs import Box, Boxes, Grid, pour, unchunked
 
-# The helper gives up on a request after so long: it moves 16 MiB at once, or one chunk.
-_PATIENCE_SECONDS = 60
-_SOFT_LINKS = 16
-_ATTRIBUTE_BYTES = 2**16
-_ATTRIBUTE_WORDS = 32
-_CHECKSUM_BYTES = 4
-_CHUNK_MARGIN = 2**16
-_FRAME = struct.Struct("<QQ")
+# Memory for a request beyond what the values need: HDF5's own, and a few copies of them under way.
+_SPARE_BYTES, _COPIES = 2**28, 4
+# Writing also waits for the disk, and encoders are slow.
+_WRITING = 10
 
 
 class Hdf5Image(ArrayImage):
@@ -56,12 +43,19 @@ class Hdf5Image(ArrayImage):
         with reading(self.path, self.kind):
             self._file = str(self.path.resolve(strict=True))
             try:
-                found, _ = _HELPER.ask("describe", self._file, name)
+                # An index of chunks has more than 20 bytes for each; to look at one takes microseconds.
+                found, _ = children.call(
+                    _describe,
+                    self._file,
+                    name,
+                    max_pixels is None or max_pixels > MAX_PIXELS,
+                    seconds=_seconds(min(self.path.stat().st_size, limits.CHUNK_BYTES)),
+                )
             except UserError as error:
                 raise UserError(f"{self.path}: {error}") from error
             self.inner: str = found["name"]
             shape = None if found["shape"] is None else tuple(found["shape"])
-            where = f"{self.path}:{self.inner}"
+            where = f"{self.path}:{printable(self.inner)}"
             self.layout = layout_of(where, shape, np.dtype(found["dtype"]), axes, found["axes"])
             if found["range"]:
                 self.value_range = (found["range"][0], found["range"][1])
@@ -78,11 +72,11 @@ class Hdf5Image(ArrayImage):
             shutil.copyfile(self.path, part)
             try:
                 pour(bands, self._remote(str(part.resolve()), "r+"), self._grid, target.parent)
-                _HELPER.ask("close")
-            except HelperError as error:
+                children.call(_close)
+            except children.ChildError as error:
                 raise UserError(f"{self.path}: cannot be written anew: {error}") from error
             except BaseException:
-                _HELPER.stop()  # it still holds the unfinished file
+                children.stop(__name__)  # it still holds the unfinished file
                 raise
             self._reader = None
 
@@ -90,312 +84,174 @@ class Hdf5Image(ArrayImage):
         return self._remote(self._file, "r")
 
     def _remote(self, file: str, mode: str) -> Boxes:
-        return _Remote((file, mode, self.inner), self.layout.dtype)
-
-
-class HelperError(ValueError):
-    """The helper ended before it answered."""
+        return _Remote((file, mode, self.inner), self.layout.dtype, math.prod(self._grid.chunks))
 
 
 class _Remote:
-    """A dataset in the helper's hands."""
+    """A dataset in the child's hands."""
 
-    def __init__(self, address: tuple[str, str, str], dtype: np.dtype[Any]) -> None:
-        self._address, self._dtype = address, dtype
+    def __init__(self, address: tuple[str, str, str], dtype: np.dtype[Any], chunk: int) -> None:
+        self._address, self._dtype, self._chunk = address, dtype, chunk
 
     def __getitem__(self, box: Box) -> Array:
         places = [(part.start, part.stop) for part in box]
-        _, data = _HELPER.ask("read", *self._address, places, str(self._dtype))
-        return np.frombuffer(data, self._dtype).reshape([stop - start for start, stop in places])
+        sizes = [stop - start for start, stop in places]
+        size = max(self._chunk, math.prod(sizes)) * self._dtype.itemsize
+        _, data = children.call(
+            _read,
+            *self._address,
+            places,
+            str(self._dtype),
+            memory=_memory(size),
+            seconds=_seconds(size),
+        )
+        return np.frombuffer(data, self._dtype).reshape(sizes)
 
     def __setitem__(self, box: Box, values: Array) -> None:
         places = [(part.start, part.stop) for part in box]
-        data = np.ascontiguousarray(values, self._dtype).tobytes()
-        _HELPER.ask("write", *self._address, places, str(self._dtype), payload=data)
+        data = np.ascontiguousarray(values, self._dtype)
+        size = max(self._chunk * self._dtype.itemsize, data.nbytes)
+        children.call(
+            _write,
+            *self._address,
+            places,
+            str(self._dtype),
+            payload=data,
+            memory=_memory(size),
+            seconds=_seconds(size) * _WRITING,
+        )
 
 
-class _Helper:
-    """The process that speaks HDF5; it starts when it is first asked."""
-
-    def __init__(self, patience_seconds: int) -> None:
-        self._patience_seconds = patience_seconds
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._owner = 0
-
-    def ask(self, name: str, *arguments: Any, payload: bytes = b"") -> tuple[Any, bytes]:
-        """The answer to a request; an error over there is raised here as OSError, UserError or ValueError."""
-        with self._lock:
-            try:
-                stdin, stdout = self._pipes()
-                _send(stdin, [name, *arguments], payload)
-                answer, data = _receive(stdout)
-            except (OSError, EOFError) as error:
-                self.stop()
-                raise HelperError("the HDF5 library crashes on it, or comes to no end") from error
-            except BaseException:
-                self.stop()  # the rest of the answer would be taken for that to the next request
-                raise
-        if "error" in answer:
-            kinds = {"user": UserError, "system": OSError, "memory": MemoryError}
-            raise kinds.get(answer["kind"], ValueError)(answer["error"])
-        return answer["value"], data
-
-    def stop(self) -> None:
-        """End the process; the next request starts another."""
-        process, self._process = self._process, None
-        if process is not None and self._owner == os.getpid():
-            process.kill()
-            for pipe in (process.stdin, process.stdout):
-                with contextlib.suppress(OSError):
-                    pipe.close() if pipe else None
-            process.wait()
-
-    def _pipes(self) -> tuple[BinaryIO, BinaryIO]:
-        if self._process is None or self._owner != os.getpid():  # not that of a forked parent
-            code = (
-                "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-                "from snowmelt.images.hdf5 import serve; serve(int(sys.argv[2]))"
-            )
-            self._owner = os.getpid()
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code, json.dumps(sys.path), str(self._patience_seconds)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        return self._process.stdin, self._process.stdout  # type: ignore[return-value]
+def _memory(size: int) -> int:
+    return _SPARE_BYTES + _COPIES * size
 
 
-_HELPER = _Helper(_PATIENCE_SECONDS)
-atexit.register(_HELPER.stop)
+def _seconds(size: int) -> float:
+    """Time to decode so many bytes."""
+    return limits.CHILD_SECONDS + size / limits.CHILD_BYTES_PER_SECOND
 
 
-def _send(stream: BinaryIO, message: Any, payload: bytes) -> None:
-    text = json.dumps(message).encode()
-    stream.write(_FRAME.pack(len(text), len(payload)) + text)
-    stream.write(payload)
-    stream.flush()
+# In the child: by mode ("r", "r+") the one file that is open in it, and its path.
+_open_files: dict[str, tuple[str, Any]] = {}
 
 
-def _receive(stream: BinaryIO) -> tuple[Any, bytes]:
-    text, payload = _FRAME.unpack(_exactly(stream, _FRAME.size))
-    return json.loads(_exactly(stream, text)), _exactly(stream, payload)
+@children.served
+def _describe(path: str, name: str | None, trusted: bool, _: Any) -> tuple[dict[str, Any], bytes]:
+    """All that is known of a dataset before its values. A file that is being written is refused."""
+    _shut("r")
+    with opened(path) as file:
+        name, dataset = _follow(file, name, path) if name else _only(file, path)
+        check(dataset, name, written=True, trusted=trusted)
+        return {
+            "name": name,
+            "shape": dataset.shape,
+            "dtype": dataset.dtype.str,
+            "chunks": dataset.chunks,
+            "axes": _axes(dataset),
+            "range": _precision(dataset),
+            "stored": dataset.id.get_storage_size(),
+        }, b""
 
 
-def _exactly(stream: BinaryIO, count: int) -> bytes:
-    data = stream.read(count)
-    if len(data) < count:
-        raise EOFError
-    return data
+@children.served
+def _read(path: str, mode: str, name: str, places: Any, dtype: str, _: Any) -> tuple[None, Array]:
+    """The values of a box."""
+    box = tuple(slice(start, stop) for start, stop in places)
+    return None, np.ascontiguousarray(_file(path, mode)[name][box], np.dtype(dtype))
 
 
-def serve(patience_seconds: int) -> None:
-    """Answer requests until nobody asks any more; the other end of ``_Helper``."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
-    files = _Files()
-    missed: list[Any] = []
-    sys.unraisablehook = missed.append  # h5py swallows errors of objects that end
-    with contextlib.suppress(EOFError):
-        while True:
-            (name, *arguments), payload = _receive(sys.stdin.buffer)
-            faulthandler.dump_traceback_later(patience_seconds, exit=True)
-            try:
-                value, data = getattr(files, name)(*arguments, payload)
-                if missed:
-                    raise OSError(str(missed.pop().exc_value))
-                answer = {"value": value}
-            except Exception as error:
-                answer, data = _told(error, name), b""
-            faulthandler.cancel_dump_traceback_later()
-            _send(sys.stdout.buffer, answer, data)
-
-
-def _told(error: Exception, request: str) -> dict[str, str]:
-    """An error as it is sent. Whatever fails in writing is the system's fault, not the file's."""
-    if isinstance(error, UserError):
-        return {"kind": "user", "error": str(error)}
-    if isinstance(error, MemoryError):
-        return {"kind": "memory", "error": "too large"}
-    code = error.errno if isinstance(error, OSError) else None
-    text = os.strerror(code) if code else str(error) or type(error).__name__
-    return {"kind": "system" if request in ("write", "close") else "value", "error": text}
-
-
-class _Files:
-    """What the helper can do. It keeps one file open for reading and one for writing."""
-
-    def __init__(self) -> None:
-        self._open: dict[str, tuple[str, Any]] = {}
-
-    def describe(self, path: str, name: str | None, _: bytes) -> tuple[dict[str, Any], bytes]:
-        """All that is known of a dataset before its values. A file that is being written is refused."""
-        import h5py
-
-        self._shut("r")
-        with h5py.File(path, "r", locking="best-effort") as file:
-            name = _follow(file, name, path) if name else _only(file, path)
-            dataset = file[name]
-            _check_stored(dataset, name)
-            if dataset.chunks:
-                _check_chunks(dataset, Path(path).stat().st_size)
-            return {
-                "name": name,
-                "shape": dataset.shape,
-                "dtype": dataset.dtype.str,
-                "chunks": dataset.chunks,
-                "axes": _axes(dataset),
-                "range": _precision(dataset),
-                "stored": dataset.id.get_storage_size(),
-            }, b""
-
-    def read(
-        self, path: str, mode: str, name: str, places: Any, dtype: str, _: bytes
-    ) -> tuple[None, bytes]:
-        """The values of a box."""
-        box = tuple(slice(start, stop) for start, stop in places)
-        values = self._file(path, mode)[name][box]
-        return None, np.ascontiguousarray(values, np.dtype(dtype)).tobytes()
-
-    def write(
-        self, path: str, mode: str, name: str, places: Any, dtype: str, payload: bytes
-    ) -> tuple[None, bytes]:
-        """Put values in a box."""
-        box = tuple(slice(start, stop) for start, stop in places)
-        sizes = [stop - start for start, stop in places]
-        dataset = self._file(path, mode)[name]
+@children.served
+def _write(
+    path: str, mode: str, name: str, places: Any, dtype: str, payload: Any
+) -> tuple[None, bytes]:
+    """Put values in a box."""
+    box = tuple(slice(start, stop) for start, stop in places)
+    sizes = [stop - start for start, stop in places]
+    with _storing():
+        dataset = _file(path, mode)[name]
         dataset[box] = np.frombuffer(payload, dtype).reshape(sizes)
         # Tells of a full disk. Without it the dataset's end would swallow the error, and closing the
         # file crash.
         dataset.flush()
         dataset.file.flush()
-        return None, b""
-
-    def close(self, _: bytes) -> tuple[None, bytes]:
-        """Leave both files; what was written is in the file then."""
-        self._shut("r")
-        self._shut("r+")
-        return None, b""
-
-    def _file(self, path: str, mode: str) -> Any:
-        import h5py
-
-        if self._open.get(mode, ("",))[0] != path:
-            self._shut(mode)
-            # A lock would hinder others for as long as this process lives.
-            self._open[mode] = (path, h5py.File(path, mode, locking=False))
-        return self._open[mode][1]
-
-    def _shut(self, mode: str) -> None:
-        _, file = self._open.pop(mode, ("", None))
-        if file is not None:
-            file.close()
+    return None, b""
 
 
-def _follow(file: Any, name: str, path: str) -> str:
-    """The path of a dataset without links on it."""
+@children.served
+def _close(_: Any) -> tuple[None, bytes]:
+    """Leave both files; what was written is in the file then."""
+    with _storing():
+        _shut("r")
+        _shut("r+")
+    return None, b""
+
+
+@contextlib.contextmanager
+def _storing() -> Iterator[None]:
+    """Whatever fails in writing is the system's fault, not the file's."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(str(error)) from error
+
+
+def _file(path: str, mode: str) -> Any:
     import h5py
 
-    here, todo, links = "/", name.split("/"), 0
-    while todo:
-        part = todo.pop(0)
-        if part in ("", "."):
-            continue
-        group = file[here]
-        link = group.get(part, getlink=True) if isinstance(group, h5py.Group) else None
-        if isinstance(link, h5py.HardLink):
-            here = posixpath.join(here, part)
-        elif isinstance(link, h5py.SoftLink) and links < _SOFT_LINKS:
-            links += 1
-            here = "/" if link.path.startswith("/") else here
-            todo = [*link.path.split("/"), *todo]
-        elif link is None:
-            names = _pictures(file)[:MANY]
-            known = nearest(name, names) if names else offer(path, names)
-            raise UserError(f"has no dataset {name!r}; {known}")
-        else:
-            raise UserError(
-                f"{name!r} is a link to another file or to itself; give the file that holds the data"
-            )
-    if isinstance(file[here], h5py.Group):
-        raise UserError(f"{name!r} is a group; {offer(path, _pictures(file))}")
-    return here
+    if _open_files.get(mode, ("",))[0] != path:
+        _shut(mode)
+        # A lock would hinder others for as long as this process lives.
+        _open_files[mode] = (path, h5py.File(path, mode, locking=False))
+    return _open_files[mode][1]
 
 
-def _only(file: Any, path: str) -> str:
+def _shut(mode: str) -> None:
+    _, file = _open_files.pop(mode, ("", None))
+    if file is not None:
+        file.close()
+
+
+def _follow(file: Any, name: str, path: str) -> tuple[str, Any]:
+    """A dataset, and its path without links on it; its name may have been typed as it was shown."""
+    import h5py
+
+    try:
+        here, item = find(file, name)
+    except KeyError:
+        known = _pictures(file)
+        typed = [each for each in known if printable(each) == name.strip("/")]
+        if len(typed) != 1:
+            shown = [printable(each) for each in known[:MANY]]
+            words = nearest(name, shown) if shown else offer(path, shown)
+            raise UserError(f"has no dataset {printable(name)!r}; {words}") from None
+        here, item = find(file, typed[0])
+    if isinstance(item, h5py.Group):
+        shown = [printable(each) for each in _pictures(file)]
+        raise UserError(f"{printable(name)!r} is a group; {offer(path, shown)}")
+    return here, item
+
+
+def _only(file: Any, path: str) -> tuple[str, Any]:
     names = _pictures(file)
     if len(names) != 1:
-        raise UserError(f"does not say which dataset is meant; {offer(path, names)}")
-    return "/" + names[0]
-
-
-def _check_stored(dataset: Any, name: str) -> None:
-    """Before anything is read: values that lie elsewhere, or that this computer cannot decode."""
-    import h5py
-
-    where = f"{name!r} is"
-    if _is_enum(dataset.dtype):
-        raise UserError(f"{where} an enumeration: its values are names; convert it to uint8")
-    if dataset.is_virtual:  # asking for its shape would already open other files
-        raise UserError(f"{where} a virtual dataset, a view of others; give those, or repack it")
-    if dataset.external:
-        raise UserError(f"{where} stored in other files; repack it: h5repack")
-    plist = dataset.id.get_create_plist()
-    for number in range(plist.get_nfilters()):
-        code, _, _, label = plist.get_filter(number)
-        if not h5py.h5z.filter_avail(code):
-            with contextlib.suppress(ImportError):
-                importlib.import_module("hdf5plugin")
-        if not h5py.h5z.filter_avail(code):
-            raise UserError(
-                f"{where} compressed by filter {code} ({label.decode(errors='replace')}), which is not "
-                "installed: pip install hdf5plugin, or h5repack -f GZIP=4"
-            )
-        if not h5py.h5z.get_filter_info(code) & h5py.h5z.FILTER_CONFIG_ENCODE_ENABLED:
-            raise UserError(
-                f"{where} compressed by filter {code}, which can only be read here; h5repack -f GZIP=4"
-            )
+        shown = [printable(each) for each in names]
+        raise UserError(f"does not say which dataset is meant; {offer(path, shown)}")
+    return "/" + names[0], file[names[0]]
 
 
 def _axes(dataset: Any) -> str | None:
     """The letters that the dataset's attributes give its dimensions."""
-    tags = _attribute(dataset, "axistags")  # written by ilastik and vigra, as JSON
+    tags = attribute(dataset, "axistags")  # written by ilastik and vigra, as JSON
     if tags is not None:
         return letters_of([axis["key"] for axis in json.loads(tags)["axes"]])
-    mode = _attribute(dataset, "INTERLACE_MODE")  # the HDF5 Image specification
+    mode = attribute(dataset, "INTERLACE_MODE")  # the HDF5 Image specification
     if mode is not None:
         word = mode if isinstance(mode, str) else bytes(mode).decode(errors="replace")
         return {"INTERLACE_PIXEL": "YXS", "INTERLACE_PLANE": "SYX"}.get(word)
     labels = ("DIMENSION_LABELS", "axes")
-    return next(filter(None, (letters_of(_attribute(dataset, name)) for name in labels)), None)
-
-
-def _attribute(dataset: Any, name: str) -> Any:
-    """A short attribute; a damaged one can claim to be endless."""
-    if name not in dataset.attrs:
-        return None
-    handle = dataset.attrs.get_id(name)
-    if math.prod(handle.shape) > _ATTRIBUTE_WORDS or handle.get_storage_size() > _ATTRIBUTE_BYTES:
-        raise ValueError(f"the attribute {name} is too long")
-    return dataset.attrs[name]
-
-
-def _check_chunks(dataset: Any, size: int) -> None:
-    """The chunks' places and sizes must be possible: HDF5's filters trust them, and crash the process.
-
-    A chunk that skipped its filters is as long as its values.
-    """
-    whole = math.prod(dataset.chunks) * dataset.dtype.itemsize
-
-    def look(chunk: Any) -> None:
-        inside = chunk.byte_offset is not None and chunk.byte_offset + chunk.size <= size
-        least = whole if chunk.filter_mask else _CHECKSUM_BYTES
-        if not inside or not least <= chunk.size <= 2 * whole + _CHUNK_MARGIN:
-            raise ValueError(f"the chunk at {chunk.chunk_offset} claims {chunk.size} bytes")
-
-    dataset.id.chunk_iter(look)
+    return next(filter(None, (letters_of(attribute(dataset, name)) for name in labels)), None)
 
 
 def _precision(dataset: Any) -> tuple[int, int] | None:
@@ -443,10 +299,4 @@ def _is_picture(item: Any) -> bool:
         dtype = item.dtype
     except TypeError:  # a type that numpy does not have
         return False
-    return dtype.kind in "uif" and item.ndim >= 2 and 0 not in item.shape and not _is_enum(dtype)
-
-
-def _is_enum(dtype: np.dtype[Any]) -> bool:
-    import h5py
-
-    return h5py.check_enum_dtype(dtype) is not None
+    return dtype.kind in "uif" and item.ndim >= 2 and 0 not in item.shape and not is_enum(dtype)
