@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from snowmelt.errors import UserError
 from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, check_pixels, reading, writing
 from snowmelt.images.ifd import Directory, Format, Reader, Tag
-from snowmelt.images.raster import jpeg_size
+from snowmelt.images.jpegs import jpeg_size
 
 # Tags by number, see the TIFF 6.0 specification.
 WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
