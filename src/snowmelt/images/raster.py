@@ -23,6 +23,7 @@ from snowmelt.errors import UserError
 from snowmelt.images import jpegs
 from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, check_pixels, reading, writing
 from snowmelt.images.ifd import Reader
+from snowmelt.images.jpegs import jpeg_size as jpeg_size
 from snowmelt.images.palette import Palette, packed
 
 Chunks = list[tuple[bytes, bytes]]
