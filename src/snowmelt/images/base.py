@@ -81,7 +81,8 @@ class Image:
     ``write_like`` are arrays (rows, W, channels) of ``layout.dtype``: plane 0 from the top to the
     bottom, then plane 1; together they hold every pixel once. The number of rows in a band is the
     caller's choice and may vary. ``value_range`` holds the least and the greatest value that the file can
-    store, both included; None: those of the number type.
+    store, both included; None: those of the number type. ``nodata`` is the stored value that stands for
+    missing data, None if there is none.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
@@ -89,6 +90,7 @@ class Image:
     path: Path
     layout: Layout
     value_range: tuple[int, int] | None = None
+    nodata: float | None = None
 
     def read_rows(self, plane: int, start: int, stop: int) -> Array:
         """Rows ``start:stop`` of a plane as (stop - start, W, channels), in the stored number type."""
