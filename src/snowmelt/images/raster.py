@@ -121,6 +121,7 @@ class PngImage(RasterImage):
     """PNG of every mode and depth. Written without interlacing."""
 
     suffixes = (".png",)
+    signatures = ((0, PNG_SIGNATURE),)
     kind = "PNG"
 
     def _header(self, data: bytes) -> Layout:
@@ -267,6 +268,7 @@ class JpegImage(RasterImage):
     """
 
     suffixes = (".jpg", ".jpeg", ".jpe", ".jfif")
+    signatures = ((0, b"\xff\xd8\xff"),)
     kind = "JPEG"
 
     def _header(self, data: bytes) -> Layout:
@@ -384,6 +386,7 @@ class WebpImage(RasterImage):
     """
 
     suffixes = (".webp",)
+    signatures = ((8, b"WEBP"),)
     kind = "WebP"
 
     def _header(self, data: bytes) -> Layout:
