@@ -25,6 +25,7 @@ from snowmelt.errors import UserError
 from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, check_pixels, reading, writing
 from snowmelt.images.ifd import Directory, Format, Reader, Tag
 from snowmelt.images.raster import jpeg_size
+from snowmelt.limits import EXPANSION
 
 # Tags by number, see the TIFF 6.0 specification.
 WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
@@ -51,9 +52,6 @@ OME_COUNTS = (
 )
 OME_SIZES = ("SizeX", "SizeY", "SizeZ", "SizeC", "SizeT")
 
-# A file may claim this many bytes for each of its own before it counts as a bomb: deflate reaches
-# 1000 on an empty picture, photographs and micrographs hardly 10.
-_EXPANSION = 100
 _CLASSIC_END = 2**32
 _ENCODERS = {
     LZW: "lzw_encode",
@@ -281,7 +279,7 @@ class TiffImage(Image):
     def _cut(self, max_pixels: int | None) -> _Grid:
         layout, page = self.layout, self._page
         if max_pixels is not None:
-            max_pixels = max(max_pixels, self._size * _EXPANSION // layout.dtype.itemsize)
+            max_pixels = max(max_pixels, self._size * EXPANSION // layout.dtype.itemsize)
         check_pixels(self.path, math.prod(layout.shape) // max(1, layout.channels), max_pixels)
         height = page.tilelength if page.is_tiled else page.rowsperstrip
         width = page.tilewidth if page.is_tiled else layout.width
