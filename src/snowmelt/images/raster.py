@@ -124,6 +124,7 @@ class PngImage(RasterImage):
     """PNG of every mode and depth. Written without interlacing."""
 
     suffixes = (".png",)
+    signatures = ((0, PNG_SIGNATURE),)
     kind = "PNG"
 
     def _header(self, data: bytes) -> Layout:
@@ -266,6 +267,7 @@ class JpegImage(RasterImage):
     """
 
     suffixes = (".jpg", ".jpeg", ".jpe", ".jfif")
+    signatures = ((0, b"\xff\xd8\xff"),)
     kind = "JPEG"
 
     def _header(self, data: bytes) -> Layout:
@@ -357,6 +359,7 @@ class WebpImage(RasterImage):
     """
 
     suffixes = (".webp",)
+    signatures = ((8, b"WEBP"),)
     kind = "WebP"
 
     def _header(self, data: bytes) -> Layout:
