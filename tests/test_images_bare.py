@@ -156,7 +156,7 @@ def test_bmp_of_greys_is_grey(tmp_path, picture):
         ("a.pgm", b"P5\n2 2\n0\nabcd", "greatest value; it is 1 to 65535"),
         ("a.pgm", b"P5\n2 2\n70000\nabcd", "greatest value; it is 1 to 65535"),
         ("a.pgm", b"P5\n2 2\n9\nabcd", "outside of"),
-        ("a.pgm", b"P2\n2 2\n9\n1 2 3 -4", "outside of"),
+        ("a.pgm", b"P2\n2 2\n9\n1 2 3 -4", "whole numbers"),
         ("a.pgm", b"P2\n2 2\n9\n1 2 3", "it is cut off"),
         ("a.pgm", b"P2\n2 2\n9\n1 2 3 4 P2", "several pictures"),
         ("a.pgm", b"P2\n2 2\n9\n1 2 3 4 5", "several pictures"),
@@ -209,3 +209,21 @@ def test_a_picture_of_12_bits_keeps_its_range(tmp_path, rng):
     before, after = read(path).astype(float), read(target).astype(float)
     truth = np.linspace(0, 4095, 64)[None]
     assert np.abs(after - truth).mean() < np.abs(before - truth).mean() / 3
+
+
+def test_a_word_of_many_digits(tmp_path):
+    """It is a number as any other, and costs no more memory than its bytes."""
+    import tracemalloc
+
+    path = tmp_path / "a.pgm"
+    path.write_bytes(b"P2 2000 2 255\n" + b"1 " * 2000 + b"0" * 48000 + b"7 " + b"3 " * 1999)
+    tracemalloc.start()
+    pixels = read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert pixels.reshape(-1).tolist() == [1] * 2000 + [7] + [3] * 1999
+    assert peak < 2**21
+    for word in (b"9" * 48000, b"256", b"1e0", b"-1", b"0x1"):
+        path.write_bytes(b"P2 1 1 255\n" + word)
+        with pytest.raises(UserError, match=r"a\.pgm"):
+            read(path)

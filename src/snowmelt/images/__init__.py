@@ -2,6 +2,9 @@
 
 ``open_image`` gives what the engine works on (see ``base.Image``); ``read`` and ``write`` are for arrays that
 fit in memory.
+
+A new format is one file in this folder, with a class derived from ``base.Image`` that says its ``kind``, its
+``suffixes`` and the ``signatures`` by which its files are known, and one line in ``FORMATS``.
 """
 
 from __future__ import annotations
@@ -13,50 +16,27 @@ import numpy as np
 
 from snowmelt.errors import UserError
 from snowmelt.files import what_it_is
-from snowmelt.images import arrays, bare, dicom, hdf5, raster, tiff, zarrs
+from snowmelt.images import arrays, bare, bmp, dicom, hdf5, raster, refused, tiff, zarrs
 from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, reading, split, writing
 
-_READERS = {
-    "PNG": raster.PngImage,
-    "JPEG": raster.JpegImage,
-    "WebP": raster.WebpImage,
-    "PNM": bare.PnmImage,
-    "BMP": bare.BmpImage,
-    "TIFF": tiff.TiffImage,
-    "HDF5": hdf5.Hdf5Image,
-    "NPY": arrays.NpyImage,
-    "Zarr": zarrs.ZarrImage,
-    "DICOM": dicom.DicomImage,
-}
-
-SUFFIXES = {suffix: kind for kind, reader in _READERS.items() for suffix in reader.suffixes}
-
-_SIGNATURES = (
-    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
-    (0, b"\xff\xd8\xff", "JPEG"),
-    (8, b"WEBP", "WebP"),
-    (0, b"II*\0", "TIFF"),
-    (0, b"MM\0*", "TIFF"),
-    (0, b"II+\0", "TIFF"),
-    (0, b"MM\0+", "TIFF"),
-    (0, b"BM", "BMP"),
-    *((0, b"P" + kind.encode(), "PNM") for kind in "2356fF"),
-    (0, b"\x89HDF\r\n\x1a\n", "HDF5"),
-    (0, b"\x93NUMPY", "NPY"),
-    (128, b"DICM", "DICOM"),
+# Where several signatures are found in a file that is named like none of them, the first counts.
+FORMATS: tuple[type[Image], ...] = (
+    dicom.DicomImage,  # its 128 bytes before DICM may begin like a TIFF
+    raster.PngImage,
+    raster.JpegImage,
+    raster.WebpImage,
+    tiff.TiffImage,
+    bmp.BmpImage,
+    bare.PnmImage,
+    arrays.NpyImage,
+    hdf5.Hdf5Image,
+    zarrs.ZarrImage,
 )
-UNREAD = {  # what to do with pictures of other kinds
-    suffix: remedy
-    for remedy, suffixes in {
-        "a camera's raw picture; develop it to a 16-bit TIFF first":
-            ".arw .cr2 .cr3 .dng .nef .orf .pef .raf .rw2 .srw",
-        "a picture of a kind that is not read; export it as PNG, TIFF or JPEG":
-            ".avif .exr .gif .heic .heif .jp2 .jxl .pbm .psd",
-        "a microscope's own kind; export it as OME-TIFF or OME-Zarr, as Fiji does":
-            ".czi .lif .nd2 .oib .oif .vsi",
-    }.items()
-    for suffix in suffixes.split()
-}  # fmt: skip
+
+SUFFIXES = {suffix: format.kind for format in FORMATS for suffix in format.suffixes}
+UNREAD = {suffix: why for suffix, why in refused.UNREAD.items() if suffix not in SUFFIXES}
+_BY_SUFFIX = {suffix: format for format in FORMATS for suffix in format.suffixes}
+_HEAD = 512
 _BAND = 256
 
 
@@ -68,7 +48,14 @@ def open_image(
     ``axes`` names the dimensions where the file is silent. ``max_pixels`` guards against files that
     claim to be huge; None lifts it. A file that cannot be used is a UserError that names it.
     """
-    return _READERS[_kind(path)](path, axes=axes, max_pixels=max_pixels)
+    format = _format(path)
+    image = format(path, axes=axes, max_pixels=max_pixels)
+    named = _BY_SUFFIX.get(split(path)[0].suffix.lower(), format)
+    if named is not format:
+        image.notes += (
+            f"named like {named.kind}, but it is {format.kind} by its content, and so is the result",
+        )
+    return image
 
 
 def read(
@@ -151,34 +138,51 @@ def _planes(array: Array, layout: Layout) -> Array:
     return np.moveaxis(array, picture, (-3, -2, -1))
 
 
-def _kind(path: str | Path) -> str:
-    """The kind of image by its content; where the content says nothing, by the name."""
+def _format(path: str | Path) -> type[Image]:
+    """The format of an image by its content; where the content says nothing, by the name."""
     path, inner = split(path)
-    if inner is not None and path.is_file():
-        return "HDF5"
     if path.is_dir() or any(part.lower().endswith(".zarr") for part in path.parts):
-        return _kind_of_folder(path)
+        return _format_of_folder(path)
     if kind := what_it_is(path):  # to open it may wait for ever
         raise UserError(f"{path}: is {kind}; expected a file")
     with reading(path, "an image"), path.open("rb") as file:
-        head = file.read(132)
+        head = file.read(_HEAD)
     if not head:
         raise UserError(f"{path}: the file is empty")
-    suffix = path.suffix.lower()
-    if suffix in UNREAD:
-        raise UserError(f"{path}: {UNREAD[suffix]}")
-    named = SUFFIXES.get(suffix)
-    found = next((kind for at, sign, kind in _SIGNATURES if head[at:].startswith(sign)), None)
-    if found is None and named in ("HDF5", "DICOM"):  # both may begin with something else
-        return named
-    if found is None and named is None:
-        raise UserError(f"{path}: not an image of a known kind: {', '.join(SUFFIXES)}")
-    if found is None or named not in (found, None):
-        raise UserError(
-            f"{path}: named like {named}, but it holds {found or 'something else'}; "
-            "give it the name of what it is"
-        )
+    found = _recognised(path, head)
+    if inner is None:
+        return found or _unknown(path, head)
+    found = found or hdf5.Hdf5Image  # by any name, behind any user block
+    if not found.has_parts:
+        raise UserError(f"{path}: a {found.kind} file has no parts such as {inner!r}; leave it out")
     return found
+
+
+def _recognised(path: Path, head: bytes) -> type[Image] | None:
+    """By content. Where that fits several formats, or none but may be anything, the suffix counts."""
+    suffix = path.suffix.lower()
+    if suffix in refused.RAW_SUFFIXES:  # most are TIFFs, of which only a preview would be read
+        return None
+    named = _BY_SUFFIX.get(suffix)
+    found = [format for format in FORMATS if format.recognises(head)]
+    if named in found:
+        return named
+    if not found and named is not None and named.unsigned and not refused.remedy(head, ""):
+        return named
+    return found[0] if found else None
+
+
+def _unknown(path: Path, head: bytes) -> type[Image]:
+    """Say what a file is that is not read, and the way out."""
+    suffix = path.suffix.lower()
+    if remedy := refused.remedy(head, suffix):
+        raise UserError(f"{path}: {remedy}")
+    if named := SUFFIXES.get(suffix):
+        raise UserError(
+            f"{path}: named like {named}, but it holds something else, of no known kind; download or export "
+            "it again"
+        )
+    raise UserError(f"{path}: not an image of a known kind: {', '.join(SUFFIXES)}")
 
 
 def is_store(path: Path) -> bool:
@@ -187,9 +191,9 @@ def is_store(path: Path) -> bool:
     return path.suffix.lower() == ".zarr" or any((path / mark).is_file() for mark in marks)
 
 
-def _kind_of_folder(path: Path) -> str:
+def _format_of_folder(path: Path) -> type[Image]:
     if is_store(path):
-        return "Zarr"
+        return zarrs.ZarrImage
     if path.is_dir():
         raise UserError(f"{path}: a folder, not an image")
     raise UserError(f"{path}: no such array in the Zarr store")

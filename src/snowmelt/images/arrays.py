@@ -70,6 +70,7 @@ class NpyImage(ArrayImage):
     """A NumPy ``.npy`` file of any version, byte order and memory order; pickled objects are refused."""
 
     suffixes = (".npy",)
+    signatures = ((0, b"\x93NUMPY"),)
     kind = "NPY"
 
     def __init__(

@@ -1,15 +1,13 @@
-"""PGM, PPM, PFM and BMP: files in which the pixels lie bare; new ones are put in their place.
+"""PGM, PPM and PFM: files in which the pixels lie bare; new ones are put in their place.
 
-What stands before and behind the pixels (comments, palette, resolution, colour profile) stays byte for byte.
+What stands before and behind the pixels (comments) stays byte for byte.
 
-Sources: the pages pgm, ppm and pfm of the Netpbm manual; BITMAPFILEHEADER to BITMAPV5HEADER of the Windows
-documentation.
+Source: the pages pgm, ppm and pfm of the Netpbm manual.
 """
 
 from __future__ import annotations
 
 import re
-import struct
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,15 +15,15 @@ from numpy.typing import NDArray
 
 from snowmelt.errors import UserError
 from snowmelt.images.base import Array, Layout
-from snowmelt.images.palette import Palette, packed, unpacked
 from snowmelt.images.raster import RasterImage, picture_layout
 
 _GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _PNM = re.compile(
-    rb"P([2356fF])" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})" + _GAP + rb"([-+.\deE]+)\s"
+    rb"P([2356fF])" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})" + _GAP + rb"([-+.\deE]{1,24})\s"
 )
 _COMMENT = re.compile(rb"#[^\r\n]*")
-Content = TypeVar("Content", bytes, list[bytes])
+_DIGITS = b"0123456789 \t\n\v\f\r"
+Content = TypeVar("Content", bytes, "NDArray[np.int64]")
 _LINE = 70  # characters that a line of text may have
 
 
@@ -33,6 +31,7 @@ class PnmImage(RasterImage):
     """PGM and PPM of 1 to 16 bits, as text or in bytes, and PFM, which holds float32."""
 
     suffixes = (".pgm", ".ppm", ".pnm", ".pfm")
+    signatures = tuple((0, b"P" + kind.encode()) for kind in "2356fF")
     kind = "PNM"
 
     def _header(self, data: bytes) -> Layout:
@@ -69,9 +68,11 @@ class PnmImage(RasterImage):
 
     def _decode(self, data: bytes) -> Array:
         if self._text:
-            words = _COMMENT.sub(b"", data[self._start :]).split()
-            values: Array = np.array(_part(words, 0, self._count)).astype(np.int64)
-            more = len(words) > self._count
+            text = _COMMENT.sub(b"", data[self._start :])
+            words, _, others = text.partition(b"P")
+            numbers = _from_text(words)
+            more = bool(others) or len(numbers) > self._count
+            values: Array = _part(numbers, 0, self._count)
         else:
             values = np.frombuffer(_part(data, self._start, self._end), self._stored)
             more = data[self._end :].lstrip()[:1] == b"P"
@@ -101,99 +102,16 @@ def _part(data: Content, start: int, stop: int) -> Content:
     return data[start:stop]
 
 
+def _from_text(text: bytes) -> NDArray[np.int64]:
+    """The numbers in a text of nothing else; what is too large for any picture stays so."""
+    if text.translate(None, _DIGITS):
+        raise ValueError("it has other words than whole numbers")
+    # numpy's own words, not Python's: one of 48,000 digits would make as long a cell for each of them.
+    return np.fromstring(text, np.int64, sep=" ")
+
+
 def _as_text(values: Array) -> bytes:
     words = [str(value) for value in values.reshape(-1).tolist()]
     most = _LINE // (max(map(len, words)) + 1)
     lines = (" ".join(words[place : place + most]) for place in range(0, len(words), most))
     return ("\n".join(lines) + "\n").encode()
-
-
-_INFO = 14  # where the second header begins
-_RGB, _BITFIELDS = 0, 3
-_MASKS = 0xFF0000, 0xFF00, 0xFF
-_OPACITY = 0xFF000000
-
-
-class BmpImage(RasterImage):
-    """BMP without compression: of a palette of 1, 4 or 8 bits, or of 24 or 32 bits."""
-
-    suffixes = (".bmp", ".dib")
-    kind = "BMP"
-
-    def _header(self, data: bytes) -> Layout:
-        self._start, size, width, height = struct.unpack_from("<IIii", data, 10)
-        self._bits, compression = struct.unpack_from("<HI", data, _INFO + 14)
-        if size < 40:
-            raise ValueError(f"a header of {size} bytes; those since Windows 3 can be read")
-        self._upwards, height = height > 0, abs(height)
-        opacity = _opacity(data, size) if compression == _BITFIELDS else 0
-        plain = compression == _RGB and self._bits in (1, 4, 8, 24, 32)
-        if not plain and not (compression == _BITFIELDS and self._bits == 32):
-            raise ValueError(
-                f"{self._bits} bits a pixel, compression {compression}; save it as PNG"
-            )
-        self._stride = (self._bits * max(width, 0) + 31) // 32 * 4
-        self._palette = _palette(data, size, self._bits) if self._bits <= 8 else None
-        channels = 4 if opacity else 3
-        if self._palette is not None and _is_grey(self._palette.colours):
-            self._palette, channels = None, 1
-        return picture_layout(height, max(width, 0), channels, alpha=bool(opacity))
-
-    def _decode(self, data: bytes) -> Array:
-        rows = self._rows(data)
-        width = self.layout.width
-        if self._bits <= 8:
-            levels = unpacked(rows, self._bits)[:, :width, None]
-            return levels if self._palette is None else self._palette.checked(levels)
-        pixels = rows[:, : self._bits // 8 * width].reshape(len(rows), width, -1)
-        return pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]  # stored as blue, green, red
-
-    def _rows(self, data: bytes) -> NDArray[np.uint8]:
-        """(H, bytes of a row), top to bottom."""
-        height = self.layout.height
-        stored = _part(data, self._start, self._start + height * self._stride)
-        rows = np.frombuffer(stored, np.uint8).reshape(height, self._stride)
-        return rows[::-1] if self._upwards else rows
-
-    def _shown(self, levels: Array) -> Array:
-        if self._palette is not None:
-            return self._palette.shown(levels)
-        return levels[..., : self.layout.channels]
-
-    def _exchanged(self, data: bytes, levels: Array, pixels: Array) -> bytes:
-        rows = self._rows(data).copy()
-        if self._bits <= 8:
-            if self._palette is not None:
-                pixels = self._palette.nearest(levels, pixels)
-            numbers = unpacked(rows, self._bits)
-            numbers[:, : self.layout.width] = pixels[..., 0]
-            rows = packed(numbers, self._bits)
-        else:
-            changed = levels.copy()
-            changed[..., : pixels.shape[2]] = pixels
-            stored = changed[..., [2, 1, 0, 3][: changed.shape[2]]].reshape(len(rows), -1)
-            rows[:, : stored.shape[1]] = stored
-        rows = rows[::-1] if self._upwards else rows
-        return data[: self._start] + rows.tobytes() + data[self._start + rows.size :]
-
-
-def _opacity(data: bytes, size: int) -> int:
-    """Mask of the opacity, 0 where there is none; the colours must lie as everywhere."""
-    masks = struct.unpack_from("<III", data, _INFO + 40)
-    opacity: int = struct.unpack_from("<I", data, _INFO + 52)[0] if size >= 56 else 0
-    if masks != _MASKS or opacity not in (0, _OPACITY):
-        raise ValueError("colours in unusual places of a pixel; save it as PNG")
-    return opacity
-
-
-def _palette(data: bytes, size: int, bits: int) -> Palette:
-    used = struct.unpack_from("<I", data, _INFO + 32)[0] or 2**bits
-    if used > 2**bits:
-        raise ValueError(f"a palette of {used} colours for {bits} bits")
-    entries = np.frombuffer(_part(data, _INFO + size, _INFO + size + 4 * used), np.uint8)
-    return Palette(entries.reshape(-1, 4)[:, 2::-1].copy())  # stored as blue, green, red
-
-
-def _is_grey(palette: NDArray[np.uint8]) -> bool:
-    """Whether each of 256 indices is its own grey."""
-    return len(palette) == 256 and bool((palette == np.arange(256)[:, None]).all())

@@ -82,15 +82,35 @@ class Image:
     bottom, then plane 1; together they hold every pixel once. The number of rows in a band is the
     caller's choice and may vary. ``value_range`` holds the least and the greatest value that the file can
     store, both included; None: those of the number type. ``nodata`` is the stored value that stands for
-    missing data, None if there is none.
+    missing data, None if there is none. ``notes`` are sentences for the user on what was found in the file
+    and what becomes of it.
+
+    A format is known by its ``signatures``: bytes and the place at which its files have them.
+    ``unsigned`` formats may begin with anything, so that the suffix alone counts; ``has_parts`` are
+    containers, in which ``file:name`` means one array.
     """
 
+    kind: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]] = ()
+    signatures: ClassVar[tuple[tuple[int, bytes], ...]] = ()
+    unsigned: ClassVar[bool] = False
+    has_parts: ClassVar[bool] = False
 
     path: Path
     layout: Layout
     value_range: tuple[int, int] | None = None
     nodata: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def __init__(
+        self, path: str | Path, *, axes: str | None = None, max_pixels: int | None = MAX_PIXELS
+    ) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def recognises(cls, head: bytes) -> bool:
+        """Whether a file that begins so (512 bytes) is of this format."""
+        return any(head.startswith(sign, place) for place, sign in cls.signatures)
 
     def read_rows(self, plane: int, start: int, stop: int) -> Array:
         """Rows ``start:stop`` of a plane as (stop - start, W, channels), in the stored number type."""
@@ -104,9 +124,10 @@ class Image:
         """Refuse a name that promises another kind of file than this one."""
         suffix = target.suffix.lower()
         if suffix not in (*self.suffixes, self.path.suffix.lower()):
+            other = suffix.strip(".") if suffix in (".tif", ".png") else None
             raise UserError(
                 f"{target}: what is made from {self.path.name} is a file of its kind, and {suffix!r} is not; "
-                f"end the name in {self.suffixes[0]}"
+                f"end the name in {self.suffixes[0]}" + (f", or say --to {other}" if other else "")
             )
 
 
@@ -119,6 +140,14 @@ def split(path: str | Path) -> tuple[Path, str | None]:
             if colon.start() and file.exists():
                 return file, text[colon.end() :].strip("/") or None
     return Path(text), None
+
+
+def ftyp_brands(head: bytes) -> list[bytes]:
+    """The brands of an ISO base media file (AVIF, HEIC, JPEG XL, MP4), the major one first; else none."""
+    if head[4:8] != b"ftyp":
+        return []
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    return [head[8:12], *(head[place : place + 4] for place in range(16, end - 3, 4))]
 
 
 def check_pixels(path: Path, pixels: int, max_pixels: int | None) -> None:

@@ -86,6 +86,9 @@ class DicomImage(Image):
     """A single-frame DICOM file: MONOCHROME1, MONOCHROME2 or RGB, 8, 16 or 32 bits allocated."""
 
     suffixes = (".dcm",)
+    kind = "DICOM"
+    signatures = ((128, b"DICM"),)
+    unsigned = True  # old files have no preamble
 
     def __init__(
         self, path: str | Path, *, axes: str | None = None, max_pixels: int | None = MAX_PIXELS

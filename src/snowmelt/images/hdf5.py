@@ -34,6 +34,8 @@ class Hdf5Image(ArrayImage):
     """A dataset in an HDF5 file: ``file.h5:/group/dataset``, or the only one that can be a picture."""
 
     suffixes = (".h5", ".hdf5")
+    signatures = ((0, b"\x89HDF\r\n\x1a\n"),)
+    unsigned = has_parts = True  # a user block may precede the signature
     kind = "HDF5"
 
     def __init__(

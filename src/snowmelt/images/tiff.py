@@ -83,6 +83,8 @@ class TiffImage(Image):
     """
 
     suffixes = (".tif", ".tiff", ".btf", ".tf8")
+    kind = "TIFF"
+    signatures = tuple((0, sign) for sign in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
 
     def __init__(
         self, path: str | Path, *, axes: str | None = None, max_pixels: int | None = MAX_PIXELS

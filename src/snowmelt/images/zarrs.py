@@ -6,32 +6,36 @@ codecs only those that decode numbers are let through.
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
+import math
 import os
 import posixpath
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+import struct
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snowmelt.errors import UserError
+import numpy as np
+
+from snowmelt.errors import UserError, printable
 from snowmelt.images.arrays import ArrayImage, check_size, layout_of, letters_of, offer
 from snowmelt.images.base import MAX_PIXELS, Array, reading, split, writing
-from snowmelt.images.slabs import Box, Grid, pour
+from snowmelt.images.chunks import KNOWN, ChunkedArray, array_of
+from snowmelt.images.slabs import Grid, pour
+from snowmelt.limits import EXPANSION
 
 _JSON_BYTES = 2**24
 _HEADERS = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
-# What may decode a Zarr chunk. Others run code of the file's choice (pickle) or make no numbers.
-_CODECS = frozenset(
-    (
-        *("blosc", "zlib", "gzip", "bz2", "lzma", "lz4", "zstd", "bytes", "transpose"),
-        *("sharding_indexed", "delta", "shuffle", "fixedscaleoffset", "quantize", "bitround"),
-        *("astype", "crc32", "crc32c", "adler32", "fletcher32", "jenkins_lookup3"),
-    )
-)
+# What --max-pixels means for chunks: 2**18 of them that nobody has written, each a look into the folder, and
+# 512 MiB in one.
+_PIXELS_OF_A_CHUNK, _BYTES_OF_A_PIXEL = 2**10, 2
+_NAMES = ("_FillValue", "missing_value")
 
 
 class ZarrImage(ArrayImage):
@@ -55,11 +59,16 @@ class ZarrImage(ArrayImage):
             array = self._open()
             self._scales = _scales(self.path, self.inner)
             found = self._node.axes() or (self._scales.axes if self._scales else None)
-            self.layout = layout_of(f"{self._node.folder}", array.shape, array.dtype, axes, found)
-            order = tuple(range(array.ndim))
+            kind = array.coder.dtype
+            self.layout = layout_of(f"{self._node.folder}", array.shape, kind, axes, found)
+            self.nodata = _nodata(self._node, kind)
+            order = tuple(range(len(array.shape)))
             self._grid = Grid(self.layout, array.chunks, order)
-            self._written = Grid(self.layout, array.shards or array.chunks, order)
-            check_size(self.path, self._written, _measure(self._node.folder), max_pixels)
+            self._written = Grid(self.layout, array.coder.shape, order)
+            stored, files = _measure(self._node.folder)
+            check_size(self.path, self._written, stored, max_pixels)
+            if max_pixels is not None:
+                _check_chunks(self.path, array, stored, files, max_pixels)
 
     def write_like(self, target: Path, bands: Iterator[Array]) -> None:
         """Write a copy of the store with other values in this array; atomic."""
@@ -70,22 +79,16 @@ class ZarrImage(ArrayImage):
             )
         with writing(target, folder=True) as part:
             _measure(self.path)
-            shutil.copytree(self.path, part, ignore=self._left_out, dirs_exist_ok=True)
+            _copy(self.path, part, self._left_out)
             if self._scales and self._scales.others:
                 self._scales.keep(self.path, part)
-            array = _Written(self._array(part, "r+"))
+            folder = part / self._node.folder.relative_to(self.path)
+            array = array_of(folder, self._node.version, self._node.header)
             pour(bands, array, self._written, target.parent)
             self._reader = None
 
-    def _open(self) -> Any:
-        return self._array(self.path, "r")
-
-    def _array(self, root: Path, mode: Any) -> Any:
-        import zarr
-        from zarr.storage import LocalStore
-
-        store = LocalStore(root, read_only=mode == "r")
-        return zarr.open_array(store, path=self.inner, mode=mode, zarr_format=self._node.version)
+    def _open(self) -> ChunkedArray:
+        return array_of(self._node.folder, self._node.version, self._node.header)
 
     def _left_out(self, folder: str, names: list[str]) -> Iterable[str]:
         """What the copy does without: the array's old chunks, and the smaller scales."""
@@ -111,24 +114,6 @@ class ZarrImage(ArrayImage):
                 f"{offer(self.path, known)}"
             )
         return node
-
-
-class _Written:
-    """A Zarr array that reports all that goes wrong in writing, codecs too, as OSError."""
-
-    def __init__(self, array: Any) -> None:
-        self._array = array
-
-    def __getitem__(self, box: Box) -> Any:
-        return self._array[box]
-
-    def __setitem__(self, box: Box, values: Any) -> None:
-        try:
-            self._array[box] = values
-        except (OSError, MemoryError):
-            raise
-        except Exception as error:
-            raise OSError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -239,21 +224,69 @@ def _json(file: Path) -> dict[str, Any]:
     return found
 
 
-def _measure(folder: Path) -> int:
-    """Bytes of the files in a folder. Links and devices are refused: they lead out of the store."""
-    total = 0
+def _measure(folder: Path) -> tuple[int, int]:
+    """Bytes and number of the files in a folder. Links and devices, which lead out of it, are refused."""
+    total = count = 0
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                total += _measure(Path(entry))
+                size, number = _measure(Path(entry))
             elif entry.is_file(follow_symlinks=False):
-                total += entry.stat(follow_symlinks=False).st_size
+                size, number = entry.stat(follow_symlinks=False).st_size, 1
             else:
                 raise UserError(
                     f"{entry.path}: is a link or a device, and a Zarr store is read only where it lies; "
                     "copy the store with the files that it links to: cp -rL"
                 )
-    return total
+            total, count = total + size, count + number
+    return total, count
+
+
+def _copy(source: Path, target: Path, left_out: Callable[[str, list[str]], Iterable[str]]) -> None:
+    """Copy a folder's files, not its modes: in the copy of a read-only store nothing could be written."""
+    names = sorted(each.name for each in source.iterdir())
+    for name in sorted({*names} - {*left_out(str(source), names)}):
+        if (source / name).is_dir():
+            (target / name).mkdir()
+            _copy(source / name, target / name, left_out)
+        else:
+            shutil.copyfile(source / name, target / name)
+
+
+def _check_chunks(
+    path: Path, array: ChunkedArray, stored: int, files: int, max_pixels: int
+) -> None:
+    """Refuse an array of chunks too many, or too large, for what its folder holds."""
+    pairs = list(zip(array.shape, array.coder.shape, strict=True))
+    chunks = math.prod(-(-size // step) for size, step in pairs)
+    if chunks > max(max_pixels // _PIXELS_OF_A_CHUNK, EXPANSION * files):
+        raise UserError(
+            f"{path}: claims {chunks:,} chunks, of which at most {files:,} are there; if you trust it: "
+            f"--max-pixels {chunks * _PIXELS_OF_A_CHUNK}"
+        )
+    size = array.coder.size
+    if size > max(max_pixels * _BYTES_OF_A_PIXEL, EXPANSION * stored):
+        raise UserError(
+            f"{path}: claims chunks of {size:,} bytes, unpacked whole, and holds {stored:,} in all; if "
+            f"you trust it: --max-pixels {size // _BYTES_OF_A_PIXEL}"
+        )
+
+
+def _nodata(node: _Node, dtype: np.dtype[Any]) -> float | None:
+    """The value that stands for none: by the CF conventions, or that of chunks that nobody has written.
+
+    xarray takes the latter for it. Zarr itself writes 0 unasked, so that one says nothing.
+    """
+    for found in (node.attributes.get(name) for name in _NAMES):
+        if isinstance(found, list) and len(found) == 1:
+            found = found[0]
+        if isinstance(found, str) and dtype.kind == "f":  # xarray in version 3: base64 of a double
+            with contextlib.suppress(ValueError, struct.error):
+                (found,) = struct.unpack("<d", base64.b64decode(found, validate=True))
+        if isinstance(found, (int, float)) and not isinstance(found, bool):
+            return float(found)
+    fill = float(array_of(node.folder, node.version, node.header).coder.fill)
+    return fill if fill else None
 
 
 def _check_header(node: _Node) -> None:
@@ -276,11 +309,11 @@ def _check_header(node: _Node) -> None:
             f"{node.folder}: its values are of the type {kind!r}; expected whole numbers or floats of up to "
             "64 bits; convert it, e.g. to uint16 or float32"
         )
-    foreign = sorted({str(name) for name in codecs} - _CODECS)
+    foreign = sorted({str(name) for name in codecs} - KNOWN)
     if foreign:
         raise UserError(
-            f"{node.folder}: its chunks are coded by {', '.join(foreign)}, which is not on the list of known "
-            "and harmless codecs; save it with blosc, zstd or gzip"
+            f"{node.folder}: its chunks are coded by {printable(', '.join(foreign))}, which is not on the "
+            "list of known and harmless codecs; save it with blosc, zstd or gzip"
         )
 
 
