@@ -82,7 +82,8 @@ class Image:
     ``write_like`` are arrays (rows, W, channels) of ``layout.dtype``: plane 0 from the top to the
     bottom, then plane 1; together they hold every pixel once. The number of rows in a band is the
     caller's choice and may vary. ``value_range`` holds the least and the greatest value that the file can
-    store, both included; None: those of the number type.
+    store, both included; None: those of the number type. ``nodata`` is the value of pixels that hold none.
+    ``notes`` are sentences for the user on what was found in the file and what becomes of it.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
@@ -90,6 +91,8 @@ class Image:
     path: Path
     layout: Layout
     value_range: tuple[int, int] | None = None
+    nodata: float | None = None
+    notes: tuple[str, ...] = ()
 
     def read_rows(self, plane: int, start: int, stop: int) -> Array:
         """Rows ``start:stop`` of a plane as (stop - start, W, channels), in the stored number type."""
