@@ -56,7 +56,7 @@ class Stored:
 
 
 class TiffImage(Image):
-    """TIFF, BigTIFF, OME-TIFF, ImageJ: stacks, channels; integers of 1 to 32 and 64 bits, floats, palettes.
+    """TIFF, BigTIFF, OME-TIFF, ImageJ: stacks, channels; integers of 1 to 16, 32 and 64 bits, floats, palettes.
 
     Compression, tiling, byte order and all tags are kept. What cannot be written without loss (JPEG) or not
     at all (CCITT fax) comes back with deflate; a palette comes back as RGB, unless no pixel has changed.

@@ -290,7 +290,8 @@ def _check_depth(tags: _Tags) -> None:
 
 def _check_values(page: Page, form: int) -> None:
     whole = page.bits in (8, 16, 32, 64)
-    packed = page.kind == "u" and 1 <= page.bits <= 32
+    # Of 24 bits and the like, programs disagree on the order of the bytes.
+    packed = page.kind == "u" and 1 <= page.bits <= 16
     if page.kind not in "uif" or not (whole or packed) or (page.kind == "f" and page.bits == 8):
         raise UnsupportedError(
             f"its values have {page.bits} bits (sample format {form}), which is not read; save it with 8, "
@@ -308,6 +309,10 @@ def _check_compression(page: Page) -> None:
         )
     if page.compression in CCITT and (page.bits, page.sheet_samples) != (1, 1):
         raise ValueError(f"compressed as a fax, and it has {page.bits} bits a value")
+    if page.compression == JPEG and page.bits != 8:
+        raise UnsupportedError(
+            f"its JPEG has {page.bits} bits a value, and only 8 are read; save it with deflate"
+        )
     if page.compression in (*PICTURES, *CCITT):
         return
     allowed = {1, *({2} if page.whole_bytes else ()), *({3} if page.kind == "f" else ())}
