@@ -7,7 +7,8 @@ import snowmelt
 
 ROOT = Path(snowmelt.__file__).parent
 FLOORS = [
-    {"errors", "files"},
+    {"errors", "files", "limits"},
+    {"children"},
     {"images", "metrics", "noise", "processor", "recipe", "shapes", "tiles", "onnxfile", "zoo"},
     {"baselines", "data", "finding", "footprint", "models", "optimizers", "photos", "results"},
     {"board", "cases", "checkpoint", "diagnosis", "export", "figures"},

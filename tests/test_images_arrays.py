@@ -16,9 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numcodecs import GZip, Pickle
 
-from snowmelt import images
+from snowmelt import children, images, limits
 from snowmelt.errors import UserError
 from snowmelt.images import hdf5, open_image
+
+HDF5 = "snowmelt.images.hdf5"
 
 EXAMPLES = int(os.environ.get("SNOWMELT_FUZZ", "150"))
 NUMBERS = ("u1", "u2", "u4", "i1", "i2", "i4", "f2", "f4", "f8")
@@ -735,15 +737,15 @@ def test_a_full_disk(tmp_path, kind):
     image = open_image(tmp_path / kind)
     rng = np.random.default_rng(1)
     noise = [rng.integers(0, 256, band.shape, dtype="u1") for band in bands(image, 100)]
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    hdf5._HELPER.stop()  # the next one inherits the limit
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, usual[1]))
+    children.stop(HDF5)  # the next one inherits the limit
     try:
         with pytest.raises(UserError, match=f"out.{kind[2:]}: cannot be written"):
             image.write_like(tmp_path / f"out.{kind[2:]}", iter(noise))
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        hdf5._HELPER.stop()
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+        children.stop(HDF5)
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -793,47 +795,45 @@ HDF5_SEEDS = (
 
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_fuzz_hdf5(tmp_path, monkeypatch):
-    """The C library itself crashes or hangs on some of these; its helper process takes the blow."""
-    helper = hdf5._Helper(patience_seconds=2)
-    monkeypatch.setattr(hdf5, "_HELPER", helper)
+    """The C library itself crashes or hangs on some of these; its child process takes the blow."""
+    monkeypatch.setattr(limits, "CHILD_SECONDS", 2)
     for number in range(EXAMPLES):
         options, libver = HDF5_SEEDS[number % 5], ("earliest", "latest")[number % 2]
         with h5py.File(tmp_path / "seed.h5", "w", libver=libver) as file:
             file.create_dataset("g/x", data=values((13, 17)), **options).attrs["axes"] = "yx"
         try_copy(tmp_path / "a.h5", mutated(number, (tmp_path / "seed.h5").read_bytes()))
-    helper.stop()
 
 
-def test_a_helper_that_dies_fails_one_file_alone(tmp_path, monkeypatch):
-    helper = hdf5._Helper(patience_seconds=60)
-    monkeypatch.setattr(hdf5, "_HELPER", helper)
+def test_a_helper_that_dies_fails_one_file_alone(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x"] = values((13, 17))
     image = open_image(tmp_path / "a.h5")
 
     def dying():
         for band in bands(image):
-            helper._process.kill()
+            children._child(HDF5)._process.kill()
             yield band
 
-    helper._process.kill()
-    with pytest.raises(UserError, match=r"a\.h5: cannot be read.*the HDF5 library crashes on it"):
+    children._child(HDF5)._process.kill()
+    with pytest.raises(
+        UserError, match=r"a\.h5: cannot be read.*the library that decodes it crashes on it"
+    ):
         image.read_rows(0, 0, 3)
-    with pytest.raises(UserError, match=r"a\.h5: cannot be.*the HDF5 library crashes on it"):
+    with pytest.raises(
+        UserError, match=r"a\.h5: cannot be.*the library that decodes it crashes on it"
+    ):
         image.write_like(tmp_path / "b.h5", dying())
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
     copy(image, tmp_path / "b.h5")
     np.testing.assert_array_equal(images.read(tmp_path / "b.h5"), values((13, 17)))
-    helper.stop()
 
 
 def test_a_helper_that_hangs_is_ended(tmp_path, monkeypatch):
-    helper = hdf5._Helper(patience_seconds=1)
-    monkeypatch.setattr(hdf5, "_HELPER", helper)
+    monkeypatch.setattr(limits, "CHILD_SECONDS", 0.5)
+    monkeypatch.setattr(limits, "CHILD_PATIENCE_SECONDS", 0.5)
     os.mkfifo(tmp_path / "a.h5")
-    with pytest.raises(UserError, match="comes to no end"):
+    with pytest.raises(UserError, match="comes to no end within 1 seconds"):
         hdf5.Hdf5Image(tmp_path / "a.h5")
-    helper.stop()
 
 
 def test_nothing_of_hdf5_runs_in_this_process(tmp_path):

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 
 from snowmelt import modelfile
 from snowmelt.errors import UserError
+from snowmelt.limits import MAX_WEIGHTS
 
 if TYPE_CHECKING:
     from torch import nn
 
 ACTIVATIONS = ("relu", "sigmoid", "linear")
 MAX_FILTERS, MAX_KERNEL = 4096, 101
-MAX_WEIGHTS = 100_000_000  # In one layer; the tutorial's largest has 1,152.
 _EXPECTED = "expected a plain chain of Conv2D layers with relu, sigmoid or linear activations"
 
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from snowmelt import __version__, footprint, onnxfile, processor
 from snowmelt.errors import UserError, nearest
 from snowmelt.files import replacing
+from snowmelt.limits import MAX_BYTES, MAX_HEADER_CHARACTERS
 from snowmelt.onnxfile import short
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ ARCHITECTURES = ("recipe-cnn", "unet")
 CREATED_WITH = f"snowmelt {__version__}"
 INPUTS = ("image", "noise_level")
 OUTPUT = "denoised"
-MAX_BYTES = 2**31 - 1  # Protobuf's own limit.
-MAX_HEADER_CHARACTERS = 1_000_000
 MAX_CHANNELS, MAX_REACH, MAX_MULTIPLE = 1024, 4096, 256
 OPSETS = range(13, 27)
 # Rounding in float32, in another order of summing, differs by about 1e-6 of the largest value.

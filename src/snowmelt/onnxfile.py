@@ -20,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snowmelt.errors import UserError
+from snowmelt.limits import MAX_DIMENSIONS, MAX_FIELDS
 
-MAX_FIELDS = 1_000_000  # A U-Net of 100 layers has about 5,000.
-MAX_DIMENSIONS = 8
 DATA_TYPES = {1: "float32", 7: "int64", 10: "float16"}
 
 Kind = Literal["int", "ints", "float", "floats", "text", "bytes", "message", "refused"]

@@ -31,9 +31,8 @@ from snowmelt.images.base import (
     writing,
 )
 from snowmelt.images.slabs import Boxes, Grid, RawFile, Reader, pour, unchunked
+from snowmelt.limits import EXPANSION
 
-# A file may claim this many bytes for each of its own before it counts as a bomb.
-_EXPANSION = 100
 MANY = 20
 
 # Names of dimensions as programs write them (lower case), and the letters they stand for.
@@ -189,7 +188,7 @@ def check_size(path: Path, grid: Grid, stored: int, max_pixels: int | None) -> N
     """Refuse arrays, and chunks, that claim far more than ``stored`` bytes can hold."""
     layout = grid.layout
     if max_pixels is not None:
-        max_pixels = max(max_pixels, stored * _EXPANSION // layout.dtype.itemsize)
+        max_pixels = max(max_pixels, stored * EXPANSION // layout.dtype.itemsize)
     check_pixels(path, math.prod(layout.shape) // layout.channels, max_pixels)
     check_pixels(path, math.prod(grid.chunks), max_pixels)
 

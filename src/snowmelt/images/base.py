@@ -25,10 +25,9 @@ from numpy.typing import NDArray
 
 from snowmelt.errors import UserError
 from snowmelt.files import replacing, replacing_folder
+from snowmelt.limits import MAX_PIXELS as MAX_PIXELS
 
 Array = NDArray[np.generic]
-
-MAX_PIXELS = 2**28
 
 
 @dataclass(frozen=True)

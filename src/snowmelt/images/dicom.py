@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from snowmelt.errors import UserError
 from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, check_pixels, reading, writing
+from snowmelt.limits import EXPANSION
 
 Words = NDArray[np.unsignedinteger[Any]]
 
@@ -46,7 +47,6 @@ _DECODERS = {
 _COLOURS = {"MONOCHROME1": 1, "MONOCHROME2": 1, "RGB": 3}
 # What a decoder turns into RGB.
 _DECODED = ("YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
-_EXPANSION = 100
 _DESCRIPTION_LENGTH = 1024
 
 
@@ -98,7 +98,7 @@ class DicomImage(Image):
             self.layout = self._find_layout(header)
             size = self.path.stat().st_size
         if max_pixels is not None:
-            max_pixels = max(max_pixels, size * _EXPANSION // self.layout.dtype.itemsize)
+            max_pixels = max(max_pixels, size * EXPANSION // self.layout.dtype.itemsize)
         check_pixels(self.path, self.layout.height * self.layout.width, max_pixels)
         known = self.layout.axes
         if axes is not None and axes.upper() not in (known, known.replace("S", "C")):

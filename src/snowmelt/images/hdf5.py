@@ -1,46 +1,35 @@
-"""Datasets in HDF5 files, read and written by a process of their own.
+"""Datasets in HDF5 files, read and written by a child process.
 
 HDF5's C library crashes, or never comes to an end, on some damaged files, and would take this process along.
-So another one speaks HDF5 (``serve``), and this one sends it requests: a JSON list, and the bytes of numbers.
-One helper serves all files, one after another; if it dies, the file at hand is damaged and the next gets a
-new helper.
+So a child speaks HDF5 (see `children`). It serves all files, one after another; if it dies, the file at hand
+is damaged and the next gets a new child.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import faulthandler
 import importlib
 import json
 import math
-import os
 import posixpath
 import shutil
-import signal
-import struct
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
+from snowmelt import children
 from snowmelt.errors import UserError, nearest
 from snowmelt.images.arrays import MANY, ArrayImage, check_size, layout_of, letters_of, offer
 from snowmelt.images.base import MAX_PIXELS, Array, reading, split, writing
 from snowmelt.images.slabs import Box, Boxes, Grid, pour, unchunked
 
-# The helper gives up on a request after so long: it moves 16 MiB at once, or one chunk.
-_PATIENCE_SECONDS = 60
 _SOFT_LINKS = 16
 _ATTRIBUTE_BYTES = 2**16
 _ATTRIBUTE_WORDS = 32
 _CHECKSUM_BYTES = 4
 _CHUNK_MARGIN = 2**16
-_FRAME = struct.Struct("<QQ")
 
 
 class Hdf5Image(ArrayImage):
@@ -56,7 +45,7 @@ class Hdf5Image(ArrayImage):
         with reading(self.path, self.kind):
             self._file = str(self.path.resolve(strict=True))
             try:
-                found, _ = _HELPER.ask("describe", self._file, name)
+                found, _ = children.call(_describe, self._file, name)
             except UserError as error:
                 raise UserError(f"{self.path}: {error}") from error
             self.inner: str = found["name"]
@@ -78,11 +67,11 @@ class Hdf5Image(ArrayImage):
             shutil.copyfile(self.path, part)
             try:
                 pour(bands, self._remote(str(part.resolve()), "r+"), self._grid, target.parent)
-                _HELPER.ask("close")
-            except HelperError as error:
+                children.call(_close)
+            except children.ChildError as error:
                 raise UserError(f"{self.path}: cannot be written anew: {error}") from error
             except BaseException:
-                _HELPER.stop()  # it still holds the unfinished file
+                children.stop(__name__)  # it still holds the unfinished file
                 raise
             self._reader = None
 
@@ -93,205 +82,108 @@ class Hdf5Image(ArrayImage):
         return _Remote((file, mode, self.inner), self.layout.dtype)
 
 
-class HelperError(ValueError):
-    """The helper ended before it answered."""
-
-
 class _Remote:
-    """A dataset in the helper's hands."""
+    """A dataset in the child's hands."""
 
     def __init__(self, address: tuple[str, str, str], dtype: np.dtype[Any]) -> None:
         self._address, self._dtype = address, dtype
 
     def __getitem__(self, box: Box) -> Array:
         places = [(part.start, part.stop) for part in box]
-        _, data = _HELPER.ask("read", *self._address, places, str(self._dtype))
+        _, data = children.call(_read, *self._address, places, str(self._dtype))
         return np.frombuffer(data, self._dtype).reshape([stop - start for start, stop in places])
 
     def __setitem__(self, box: Box, values: Array) -> None:
         places = [(part.start, part.stop) for part in box]
-        data = np.ascontiguousarray(values, self._dtype).tobytes()
-        _HELPER.ask("write", *self._address, places, str(self._dtype), payload=data)
+        data = np.ascontiguousarray(values, self._dtype)
+        children.call(_write, *self._address, places, str(self._dtype), payload=data)
 
 
-class _Helper:
-    """The process that speaks HDF5; it starts when it is first asked."""
-
-    def __init__(self, patience_seconds: int) -> None:
-        self._patience_seconds = patience_seconds
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._owner = 0
-
-    def ask(self, name: str, *arguments: Any, payload: bytes = b"") -> tuple[Any, bytes]:
-        """The answer to a request; an error over there is raised here as OSError, UserError or ValueError."""
-        with self._lock:
-            try:
-                stdin, stdout = self._pipes()
-                _send(stdin, [name, *arguments], payload)
-                answer, data = _receive(stdout)
-            except (OSError, EOFError) as error:
-                self.stop()
-                raise HelperError("the HDF5 library crashes on it, or comes to no end") from error
-            except BaseException:
-                self.stop()  # the rest of the answer would be taken for that to the next request
-                raise
-        if "error" in answer:
-            kinds = {"user": UserError, "system": OSError, "memory": MemoryError}
-            raise kinds.get(answer["kind"], ValueError)(answer["error"])
-        return answer["value"], data
-
-    def stop(self) -> None:
-        """End the process; the next request starts another."""
-        process, self._process = self._process, None
-        if process is not None and self._owner == os.getpid():
-            process.kill()
-            for pipe in (process.stdin, process.stdout):
-                with contextlib.suppress(OSError):
-                    pipe.close() if pipe else None
-            process.wait()
-
-    def _pipes(self) -> tuple[BinaryIO, BinaryIO]:
-        if self._process is None or self._owner != os.getpid():  # not that of a forked parent
-            code = (
-                "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-                "from snowmelt.images.hdf5 import serve; serve(int(sys.argv[2]))"
-            )
-            self._owner = os.getpid()
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code, json.dumps(sys.path), str(self._patience_seconds)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        return self._process.stdin, self._process.stdout  # type: ignore[return-value]
+# In the child: by mode ("r", "r+") the one file that is open in it, and its path.
+_open_files: dict[str, tuple[str, Any]] = {}
 
 
-_HELPER = _Helper(_PATIENCE_SECONDS)
-atexit.register(_HELPER.stop)
+@children.served
+def _describe(path: str, name: str | None, _: Any) -> tuple[dict[str, Any], bytes]:
+    """All that is known of a dataset before its values. A file that is being written is refused."""
+    import h5py
+
+    _shut("r")
+    with h5py.File(path, "r", locking="best-effort") as file:
+        name = _follow(file, name, path) if name else _only(file, path)
+        dataset = file[name]
+        _check_stored(dataset, name)
+        if dataset.chunks:
+            _check_chunks(dataset, Path(path).stat().st_size)
+        return {
+            "name": name,
+            "shape": dataset.shape,
+            "dtype": dataset.dtype.str,
+            "chunks": dataset.chunks,
+            "axes": _axes(dataset),
+            "range": _precision(dataset),
+            "stored": dataset.id.get_storage_size(),
+        }, b""
 
 
-def _send(stream: BinaryIO, message: Any, payload: bytes) -> None:
-    text = json.dumps(message).encode()
-    stream.write(_FRAME.pack(len(text), len(payload)) + text)
-    stream.write(payload)
-    stream.flush()
+@children.served
+def _read(path: str, mode: str, name: str, places: Any, dtype: str, _: Any) -> tuple[None, Array]:
+    """The values of a box."""
+    box = tuple(slice(start, stop) for start, stop in places)
+    return None, np.ascontiguousarray(_file(path, mode)[name][box], np.dtype(dtype))
 
 
-def _receive(stream: BinaryIO) -> tuple[Any, bytes]:
-    text, payload = _FRAME.unpack(_exactly(stream, _FRAME.size))
-    return json.loads(_exactly(stream, text)), _exactly(stream, payload)
-
-
-def _exactly(stream: BinaryIO, count: int) -> bytes:
-    data = stream.read(count)
-    if len(data) < count:
-        raise EOFError
-    return data
-
-
-def serve(patience_seconds: int) -> None:
-    """Answer requests until nobody asks any more; the other end of ``_Helper``."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
-    files = _Files()
-    missed: list[Any] = []
-    sys.unraisablehook = missed.append  # h5py swallows errors of objects that end
-    with contextlib.suppress(EOFError):
-        while True:
-            (name, *arguments), payload = _receive(sys.stdin.buffer)
-            faulthandler.dump_traceback_later(patience_seconds, exit=True)
-            try:
-                value, data = getattr(files, name)(*arguments, payload)
-                if missed:
-                    raise OSError(str(missed.pop().exc_value))
-                answer = {"value": value}
-            except Exception as error:
-                answer, data = _told(error, name), b""
-            faulthandler.cancel_dump_traceback_later()
-            _send(sys.stdout.buffer, answer, data)
-
-
-def _told(error: Exception, request: str) -> dict[str, str]:
-    """An error as it is sent. Whatever fails in writing is the system's fault, not the file's."""
-    if isinstance(error, UserError):
-        return {"kind": "user", "error": str(error)}
-    if isinstance(error, MemoryError):
-        return {"kind": "memory", "error": "too large"}
-    code = error.errno if isinstance(error, OSError) else None
-    text = os.strerror(code) if code else str(error) or type(error).__name__
-    return {"kind": "system" if request in ("write", "close") else "value", "error": text}
-
-
-class _Files:
-    """What the helper can do. It keeps one file open for reading and one for writing."""
-
-    def __init__(self) -> None:
-        self._open: dict[str, tuple[str, Any]] = {}
-
-    def describe(self, path: str, name: str | None, _: bytes) -> tuple[dict[str, Any], bytes]:
-        """All that is known of a dataset before its values. A file that is being written is refused."""
-        import h5py
-
-        self._shut("r")
-        with h5py.File(path, "r", locking="best-effort") as file:
-            name = _follow(file, name, path) if name else _only(file, path)
-            dataset = file[name]
-            _check_stored(dataset, name)
-            if dataset.chunks:
-                _check_chunks(dataset, Path(path).stat().st_size)
-            return {
-                "name": name,
-                "shape": dataset.shape,
-                "dtype": dataset.dtype.str,
-                "chunks": dataset.chunks,
-                "axes": _axes(dataset),
-                "range": _precision(dataset),
-                "stored": dataset.id.get_storage_size(),
-            }, b""
-
-    def read(
-        self, path: str, mode: str, name: str, places: Any, dtype: str, _: bytes
-    ) -> tuple[None, bytes]:
-        """The values of a box."""
-        box = tuple(slice(start, stop) for start, stop in places)
-        values = self._file(path, mode)[name][box]
-        return None, np.ascontiguousarray(values, np.dtype(dtype)).tobytes()
-
-    def write(
-        self, path: str, mode: str, name: str, places: Any, dtype: str, payload: bytes
-    ) -> tuple[None, bytes]:
-        """Put values in a box."""
-        box = tuple(slice(start, stop) for start, stop in places)
-        sizes = [stop - start for start, stop in places]
-        dataset = self._file(path, mode)[name]
+@children.served
+def _write(
+    path: str, mode: str, name: str, places: Any, dtype: str, payload: Any
+) -> tuple[None, bytes]:
+    """Put values in a box."""
+    box = tuple(slice(start, stop) for start, stop in places)
+    sizes = [stop - start for start, stop in places]
+    with _storing():
+        dataset = _file(path, mode)[name]
         dataset[box] = np.frombuffer(payload, dtype).reshape(sizes)
         # Tells of a full disk. Without it the dataset's end would swallow the error, and closing the
         # file crash.
         dataset.flush()
         dataset.file.flush()
-        return None, b""
+    return None, b""
 
-    def close(self, _: bytes) -> tuple[None, bytes]:
-        """Leave both files; what was written is in the file then."""
-        self._shut("r")
-        self._shut("r+")
-        return None, b""
 
-    def _file(self, path: str, mode: str) -> Any:
-        import h5py
+@children.served
+def _close(_: Any) -> tuple[None, bytes]:
+    """Leave both files; what was written is in the file then."""
+    with _storing():
+        _shut("r")
+        _shut("r+")
+    return None, b""
 
-        if self._open.get(mode, ("",))[0] != path:
-            self._shut(mode)
-            # A lock would hinder others for as long as this process lives.
-            self._open[mode] = (path, h5py.File(path, mode, locking=False))
-        return self._open[mode][1]
 
-    def _shut(self, mode: str) -> None:
-        _, file = self._open.pop(mode, ("", None))
-        if file is not None:
-            file.close()
+@contextlib.contextmanager
+def _storing() -> Iterator[None]:
+    """Whatever fails in writing is the system's fault, not the file's."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(str(error)) from error
+
+
+def _file(path: str, mode: str) -> Any:
+    import h5py
+
+    if _open_files.get(mode, ("",))[0] != path:
+        _shut(mode)
+        # A lock would hinder others for as long as this process lives.
+        _open_files[mode] = (path, h5py.File(path, mode, locking=False))
+    return _open_files[mode][1]
+
+
+def _shut(mode: str) -> None:
+    _, file = _open_files.pop(mode, ("", None))
+    if file is not None:
+        file.close()
 
 
 def _follow(file: Any, name: str, path: str) -> str:

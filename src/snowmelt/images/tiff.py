@@ -25,10 +25,8 @@ from snowmelt.images.ifd import POINTERS, Directory, Format, Reader
 from snowmelt.images.palette import Palette
 from snowmelt.images.tiffpage import Page, UnsupportedError
 from snowmelt.images.tiffwriter import Plan, Writer, placed, strips
+from snowmelt.limits import EXPANSION
 
-# A file may claim this many bytes for each of its own before it counts as a bomb: deflate reaches
-# 1000 on an empty picture, photographs and micrographs hardly 10.
-_EXPANSION = 100
 # ScanImage writes what holds for all frames behind the header of a BigTIFF: this number, a version and
 # two sizes.
 _SCANIMAGE = 117637889
@@ -56,7 +54,7 @@ class Stored:
 
 
 class TiffImage(Image):
-    """TIFF, BigTIFF, OME-TIFF, ImageJ: stacks, channels; integers of 1 to 16, 32 and 64 bits, floats, palettes.
+    """TIFF, BigTIFF, OME-TIFF, ImageJ: stacks, channels; integers of 1 to 64 bits, floats, palettes.
 
     Compression, tiling, byte order and all tags are kept. What cannot be written without loss (JPEG) or not
     at all (CCITT fax) comes back with deflate; a palette comes back as RGB, unless no pixel has changed.
@@ -395,17 +393,21 @@ def _shown_layout(stored: Layout, palette: Palette | None) -> Layout:
 
 
 def _check_size(path: Path, page: Page, pages: int, size: int, max_pixels: int | None) -> None:
-    """What one part decodes to, and all pages, before anything looks at them."""
+    """What all pages have, and what one row of parts is decoded to, before anything looks at them."""
     if max_pixels is None:
         return
     check_pixels(
         path, pages * page.image_height * page.image_width, _allowed(page, size, max_pixels)
     )
-    part = page.height * page.row_bytes
-    if part > max(max_pixels, size * _EXPANSION):
+    width = max(page.image_width, page.width)
+    row = page.height * width * page.samples * page.dtype.itemsize
+    # Half, since a decoder needs about as much again: 128 MB where a file of less than 1.3 MB claims them.
+    limit = max(max_pixels // 2, size * EXPANSION)
+    if not page.plain and row > limit:
         raise UserError(
-            f"{path}: a strip or tile of it claims {part:,} bytes, more than the limit of {max_pixels:,} "
-            f"that guards against decompression bombs; if you trust the file, raise it: --max-pixels {part}"
+            f"{path}: one row of its strips or tiles claims {row:,} bytes, more than the limit of {limit:,} "
+            "that guards against decompression bombs; if you trust the file, raise it: "
+            f"--max-pixels {2 * row}"
         )
 
 
@@ -419,7 +421,7 @@ def _check_pixels(
 
 
 def _allowed(page: Page, size: int, max_pixels: int) -> int:
-    return max(max_pixels, size * _EXPANSION // page.dtype.itemsize)
+    return max(max_pixels, size * EXPANSION // page.dtype.itemsize)
 
 
 def _located(

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import lzma
+import math
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snowmelt import children, limits
 from snowmelt.errors import printable
 from snowmelt.images import tiffpage
 from snowmelt.images.base import Array
@@ -28,8 +30,9 @@ Order = Literal["<", ">"]
 
 # xz asks for 1.1 times the dictionary: 64 MB at its strongest setting, up to 1.5 GB if a file says so.
 _LZMA_MEMORY = 2**28
-# A progressive JPEG of the usual programs has 10 scans, one of each bit of each coefficient below 200.
-_MOST_SCANS = 100
+# Scans times pixels of a JPEG, for each of its bytes and at least: each scan goes over all pixels, however
+# short it is. libjpeg does about 100 million a second. Progressive files of the usual programs have 10 scans.
+_SCANNED, _SCANNED_UNASKED = 2000, 2**28
 _SCAN = b"\xff\xda"
 # What cannot be part of a scan: a restart mark, or what follows it.
 _ARITHMETIC = re.compile(rb"\xff[\xc9-\xcb\xcd-\xcf]")
@@ -179,23 +182,9 @@ def _fax(page: Page, data: bytes, rows: int) -> Array:
 def _picture(page: Page, data: bytes, rows: int, tables: bytes | None) -> Array:
     """A part that is a file of its own kind, with its own size and type."""
     if page.compression == tiffpage.JPEG:
-        found = _jpeg(page, data, tables)
+        found: Array = _jpeg(page, data, tables)
     else:
-        names = {
-            tiffpage.PNG: "png_decode",
-            tiffpage.JPEG_2000: "jpeg2k_decode",
-            tiffpage.LERC: "lerc_decode",
-            tiffpage.WEBP: "webp_decode",
-            tiffpage.OLD_WEBP: "webp_decode",
-        }
-        out = np.empty((rows, page.width, page.sheet_samples), page.dtype)
-        if page.sheet_samples == 1:
-            out = out[..., 0]
-        # Decoders refuse what does not fit `out` before they decode it.
-        try:
-            found = np.asarray(_codec(names.get(page.compression, "jpegxl_decode"))(data, out=out))
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise ValueError(_plain(error)) from error
+        found = _whole_picture(page, data, rows)
     found = found.reshape(*found.shape[:2], -1)
     if found.shape[2] != page.sheet_samples or found.dtype != page.dtype:
         raise ValueError(
@@ -205,12 +194,49 @@ def _picture(page: Page, data: bytes, rows: int, tables: bytes | None) -> Array:
     return found
 
 
+_PICTURES = {
+    tiffpage.PNG: "png_decode",
+    tiffpage.WEBP: "webp_decode",
+    tiffpage.OLD_WEBP: "webp_decode",
+    tiffpage.LERC: "lerc_decode",
+    tiffpage.JPEG_2000: "jpeg2k_decode",
+    tiffpage.JPEG_XL: "jpegxl_decode",
+    tiffpage.JPEG_XL_DNG: "jpegxl_decode",
+}
+# What these take of memory and time is not bounded by the size of the picture.
+_GUARDED = (tiffpage.LERC, tiffpage.JPEG_2000, tiffpage.JPEG_XL, tiffpage.JPEG_XL_DNG)
+
+
+def _whole_picture(page: Page, data: bytes, rows: int) -> Array:
+    shape: tuple[int, ...] = (rows, page.width, page.sheet_samples)
+    if page.sheet_samples == 1:
+        shape = shape[:2]
+    name, dtype = _PICTURES[page.compression], page.dtype
+    if page.compression in _GUARDED:
+        memory = limits.CHILD_BYTES + 8 * math.prod(shape) * dtype.itemsize
+        _, pixels = children.call(_decoded, name, shape, dtype.name, payload=data, memory=memory)
+        return np.frombuffer(pixels, dtype).reshape(shape)
+    return _decoded(name, shape, dtype.name, data)[1]
+
+
+@children.served
+def _decoded(name: str, shape: Sequence[int], dtype: str, data: Any) -> tuple[None, Array]:
+    """A picture of a shape known beforehand; decoders refuse any other before they decode it."""
+    try:
+        return None, np.asarray(_codec(name)(bytes(data), out=np.empty(shape, dtype)))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(_plain(error)) from error
+
+
 def _jpeg(page: Page, data: bytes, tables: bytes | None) -> NDArray[np.uint8]:
     height, width, _ = jpeg_size(data)
     if height > page.height or width > page.width:
         raise ValueError(f"a JPEG of {width} x {height} in a tile of {page.width} x {page.height}")
-    if data.count(_SCAN) > _MOST_SCANS:
-        raise ValueError(f"a JPEG of {data.count(_SCAN)} scans; up to {_MOST_SCANS} are read")
+    scans = data.count(_SCAN)
+    if height * width * scans > max(_SCANNED_UNASKED, _SCANNED * len(data)):
+        raise ValueError(
+            f"a JPEG of {len(data):,} bytes goes over {width} x {height} pixels {scans} times"
+        )
     colours = _jpeg_colours(page, data)
 
     def decoded(content: bytes) -> NDArray[np.uint8]:
