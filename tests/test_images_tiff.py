@@ -518,9 +518,9 @@ def test_each_tile_is_decoded_once(tmp_path, monkeypatch):
         tifffile.imwrite(path, noise(shape, "u1"), compression="zlib", tile=(16, 16), **options)
         image = open_image(path, axes="ZYXS" if planar == "contig" else "ZSYX")
         calls = []
-        decode = image._part
+        decode = image._rows._part
         monkeypatch.setattr(
-            image, "_part", lambda *args, d=decode, c=calls: c.append(args[1:]) or d(*args)
+            image._rows, "_part", lambda *args, d=decode, c=calls: c.append(args[1:]) or d(*args)
         )
         list(bands(image, 7))
         assert len(calls) == len(set(calls)) == image._stored.offsets.size

@@ -11,46 +11,24 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
-from snowmelt.errors import UserError, printable
-from snowmelt.images import tiffaxes, tiffcodec, tiffpage
+from snowmelt.errors import UserError
+from snowmelt.images import tiffaxes, tiffpage, tiffpages, tiffreader
 from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, check_pixels, reading, writing
-from snowmelt.images.ifd import POINTERS, Directory, Format, Reader
+from snowmelt.images.ifd import Format, Reader
 from snowmelt.images.palette import Palette
 from snowmelt.images.tiffpage import Page, UnsupportedError
-from snowmelt.images.tiffwriter import Plan, Writer, placed, strips
+from snowmelt.images.tiffwriter import Plan, Writer, placed
 from snowmelt.limits import EXPANSION
 
 # ScanImage writes what holds for all frames behind the header of a BigTIFF: this number, a version and
 # two sizes.
 _SCANIMAGE = 117637889
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Where everything lies that is denoised.
-
-    Attributes:
-        layout: Of the values as stored: where a palette is used, of the numbers of its colours.
-        sheets: The sheets of each plane, (planes, channels or 1); sheet = page * sheets in a page + sample.
-        offsets, counts: Where each part lies and how many bytes it has, (sheets, parts of a sheet).
-        virtual: Whether there is one directory for many pages, as ImageJ writes beyond 4 GiB.
-    """
-
-    format: Format
-    page: Page
-    directories: tuple[Directory, ...]
-    layout: Layout
-    sheets: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    virtual: bool
 
 
 class TiffImage(Image):
@@ -69,7 +47,6 @@ class TiffImage(Image):
     ) -> None:
         self.path = Path(path)
         self._axes = axes
-        self._cache: dict[int, tuple[int, Array]] = {}
         with reading(self.path, "TIFF"), self.path.open("rb") as file:
             try:
                 self._open(file, axes, max_pixels)
@@ -102,90 +79,39 @@ class TiffImage(Image):
     def _open(self, file: BinaryIO, axes: str | None, max_pixels: int | None) -> None:
         reader = Reader(file)
         form = reader.format
-        directories, self._chain, self.notes = _chosen(reader)
-        page = _common_page(form, directories)
+        pages = tiffpages.sorted_out(reader)
+        directories, self._chain, self.notes = pages.image, pages.chain, pages.notes
+        page = tiffpages.common_page(form, directories)
         _check_size(self.path, page, len(directories), reader.size, max_pixels)
         described = tiffaxes.read_axes(file, reader.size, form, directories, page)
-        letters = _letters(described, page, axes)
+        letters = tiffaxes.letters_of(described, page, axes)
         # To ImageJ and OME a palette is only the look of grey values.
         coloured = page.photometric == tiffpage.PALETTE and described.kind not in ("imagej", "ome")
         self._palette = tiffpage.read_palette(form, directories[0], page) if coloured else None
         layout = Layout(
-            described.shape, letters, page.dtype, alpha=_has_opacity(page, described, letters)
+            described.shape,
+            letters,
+            page.dtype,
+            alpha=tiffaxes.has_opacity(page, described, letters),
         )
         self.layout = _shown_layout(layout, self._palette)
+        if layout.alpha and page.separate:
+            self.notes += (
+                f"channel {page.samples} is marked as opacity and comes back unchanged; if it is a channel "
+                "like the others, say --axes CYX",
+            )
         self.value_range = None if self._palette else page.limits
-        self.nodata = tiffpage.read_nodata(directories[0], self.layout.dtype)
-        self._empty = tiffpage.read_nodata(directories[0], page.dtype)
+        nodata = tiffpage.read_nodata(directories[0], page.dtype)
+        self.nodata = None if self._palette else nodata
         _check_pixels(self.path, layout, page, reader.size, max_pixels)
-        self._stored = _located(reader, form, page, directories, layout, described)
+        self._stored = tiffreader.located(form, page, directories, layout, described, reader.size)
+        self._rows = tiffreader.Rows(self._stored, nodata or 0)
         self._front = _scanimage_front(file, reader.size, described, form)
 
     def _stored_rows(self, plane: int, start: int, stop: int) -> Array:
         """Rows as the file holds them: where there is a palette, numbers of colours."""
-        sheets = self._stored.sheets[plane].tolist()
-        self._cache = {sheet: kept for sheet, kept in self._cache.items() if sheet in sheets}
-        rows = self._plain_rows if self._stored.page.plain else self._decoded_rows
         with reading(self.path, "TIFF"), self.path.open("rb") as file:
-            parts = [rows(file, sheet, start, stop) for sheet in sheets]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
-
-    def _plain_rows(self, file: BinaryIO, sheet: int, start: int, stop: int) -> Array:
-        stored, page = self._stored, self._stored.page
-        dtype = page.dtype.newbyteorder(stored.format.order)
-        shape = (stop - start, page.image_width, page.sheet_samples)
-        out = np.full(shape, self._empty or 0, page.dtype)
-        for strip, first, last in strips(start, stop, page.height):
-            if offset := int(stored.offsets[sheet, strip]):
-                file.seek(offset + (first - strip * page.height) * page.row_bytes)
-                data = np.frombuffer(file.read((last - first) * page.row_bytes), dtype)
-                out[first - start : last - start] = data.reshape(last - first, *shape[1:])
-        return out
-
-    def _decoded_rows(self, file: BinaryIO, sheet: int, start: int, stop: int) -> Array:
-        page = self._stored.page
-        out = np.empty((stop - start, page.image_width, page.sheet_samples), page.dtype)
-        for row, first, last in strips(start, stop, page.height):
-            if sheet not in self._cache or self._cache[sheet][0] != row:
-                self._cache[sheet] = (row, self._decode(file, sheet, row))
-            top = row * page.height
-            out[first - start : last - start] = self._cache[sheet][1][first - top : last - top]
-        return out
-
-    def _decode(self, file: BinaryIO, sheet: int, row: int) -> Array:
-        """One strip or one row of tiles, as (rows, W, samples)."""
-        page, width = self._stored.page, self._stored.page.image_width
-        rows = min(page.height, page.image_height - row * page.height)
-        out = np.full((rows, width, page.sheet_samples), self._empty or 0, page.dtype)
-        for column in range(page.across):
-            number = row * page.across + column
-            if size := int(self._stored.counts[sheet, number]):  # none: left out, as GDAL does
-                file.seek(int(self._stored.offsets[sheet, number]))
-                left = column * page.width
-                part = self._part(file.read(size), sheet, number)
-                wanted = out[:, left : left + page.width]
-                wanted[...] = part[: wanted.shape[0], : wanted.shape[1]]
-        return out
-
-    def _part(self, data: bytes, sheet: int, number: int) -> Array:
-        """A strip or tile, decoded; ValueError names it where it is damaged."""
-        stored, page = self._stored, self._stored.page
-        directory = stored.directories[0 if stored.virtual else sheet // page.sheets]
-        tables = next((tag.raw for tag in directory if tag.code == tiffpage.JPEG_TABLES), None)
-        row, column = divmod(number, page.across)
-        needed = (
-            min(page.height, page.image_height - row * page.height),
-            min(page.width, page.image_width - column * page.width),
-        )
-        try:
-            part = tiffcodec.decode(page, data, page.part_rows(row), stored.format.order, tables)
-            if part.shape[0] < needed[0] or part.shape[1] < needed[1]:
-                raise ValueError(
-                    f"it holds {part.shape[1]} x {part.shape[0]} of {needed[1]} x {needed[0]} pixels"
-                )
-        except ValueError as error:
-            raise ValueError(f"{_name(stored, sheet, number)} is damaged: {error}") from error
-        return part
+            return self._rows.read(file, plane, start, stop)
 
     def _write_colours(self, part: Path, bands: Iterator[Array], palette: Palette) -> None:
         """As RGB, which loses nothing of new pixels; as numbers of colours again if none has changed."""
@@ -258,132 +184,6 @@ class _Watched:
             yield rows
 
 
-def _chosen(
-    reader: Reader,
-) -> tuple[tuple[Directory, ...], tuple[tuple[Directory, bool], ...], tuple[str, ...]]:
-    """The pages to denoise; all that are written, and whether each is one of these; notes on the others."""
-    form = reader.format
-    chain = list(reader.chain())
-    if not chain:
-        raise ValueError("it has no picture")
-    reduced = [tiffpage.is_reduced(form, each) for each in chain]
-    if all(reduced):
-        reduced = [False] * len(chain)
-    pages = [each for each, small in zip(chain, reduced, strict=True) if not small]
-    left_out = sum(reduced)
-    for page in pages:
-        left_out += _reduced_inside(reader, page)
-        if tiffpage.has_layers(page):
-            raise UnsupportedError(
-                "holds Photoshop layers, which would stay noisy; save it flattened"
-            )
-    notes = []
-    if left_out:
-        these = "1 smaller version" if left_out == 1 else f"{left_out} smaller versions"
-        notes.append(
-            f"{these} of the image (previews, a pyramid) left out of the result, since they show the noise"
-        )
-    kept, pointers = zip(*(_without_pointers(page) for page in pages), strict=True)
-    if found := sorted(set().union(*pointers)):
-        notes.append(
-            f"records elsewhere in the file that private tags point to left out of the result: {found}"
-        )
-    masks = [tiffpage.is_mask(form, each) for each in kept]
-    if all(masks):
-        masks = [False] * len(kept)
-    for page in (page for page, mask in zip(kept, masks, strict=True) if mask):
-        offsets, counts = tiffpage.copied_places(form, page)
-        if max(map(sum, zip(offsets, counts, strict=True))) > reader.size:
-            raise ValueError("it is cut off: a mask lies behind its end")
-    written = tuple((page, not mask) for page, mask in zip(kept, masks, strict=True))
-    return tuple(page for page, image in written if image), written, tuple(notes)
-
-
-def _reduced_inside(reader: Reader, page: Directory) -> int:
-    """How many smaller versions a page holds inside; UnsupportedError where it holds anything else."""
-    form = reader.format
-    places = tiffpage.sub_directories(form, page)
-    size = tiffpage.image_size(form, page)
-    for place in places:
-        inside = reader.directory(place)
-        height, width = tiffpage.image_size(form, inside)
-        smaller = (height, width) != size and height <= size[0] and width <= size[1]
-        if not (smaller or tiffpage.is_reduced(form, inside)):
-            raise UnsupportedError(
-                "holds further images inside its pages (SubIFDs) that are not smaller versions of these and "
-                "would stay noisy; save the image alone"
-            )
-    return len(places)
-
-
-def _without_pointers(page: Directory) -> tuple[Directory, set[int]]:
-    """A page without what leads to directories that are not copied; the tags of those that nobody knows."""
-    lead = {tag.code for tag in page if tag.type in POINTERS and isinstance(tag.value, bytes)}
-    kept = tuple(tag for tag in page if tag.code not in lead | {tiffpage.SUB_IFDS})
-    return kept, lead - {tiffpage.SUB_IFDS}
-
-
-def _common_page(form: Format, directories: tuple[Directory, ...]) -> Page:
-    first = tiffpage.read_page(form, directories[0])
-    colours = [tag for tag in directories[0] if tag.code == tiffpage.COLOUR_MAP]
-    for number, directory in enumerate(directories[1:], start=2):
-        page = tiffpage.read_page(form, directory)
-        if page != first:
-            raise UnsupportedError(
-                f"its pages are not alike: page {number} has {tiffpage.described(page)}, and the first has "
-                f"{tiffpage.described(first)}, and neither is marked as a preview; save pages of one kind in "
-                "a file"
-            )
-        if first.photometric == tiffpage.PALETTE and colours != [
-            tag for tag in directory if tag.code == tiffpage.COLOUR_MAP
-        ]:
-            raise UnsupportedError(
-                f"page {number} has other colours in its palette than the first; save it as RGB"
-            )
-    return first
-
-
-def _letters(found: tiffaxes.Axes, page: Page, given: str | None) -> str:
-    """The axes, as given or else as found."""
-    shape, count = found.shape, 3 if page.sheet_samples > 1 else 2
-    letters = found.letters if given is None else given.upper()
-    last = letters[-count:]
-    fits = len(letters) == len(shape) and last in ("YX", "YXS", "YXC") and len(last) == count
-    unique = letters.isalpha() and len(set(letters)) == len(letters)
-    if given is not None and not (fits and unique):
-        raise UnsupportedError(
-            f"has the shape {shape}, axes {printable(found.letters)}; --axes {given} does not fit"
-        )
-    size = (page.image_height, page.image_width)
-    if not fits or shape[len(shape) - count :][:2] != size:
-        raise UnsupportedError(
-            f"stores the axes {printable(found.letters)} {shape} not page by page; save it as pages of Y "
-            "and X"
-        )
-    return letters
-
-
-def _has_opacity(page: Page, found: tiffaxes.Axes, letters: str) -> bool:
-    """Whether the last channel is opacity.
-
-    tifffile marks the last of four channels as opacity whatever they are. So the mark counts for the samples
-    of a colour (S) alone: where the file calls them channels (C), or the user does, all are channels.
-    """
-    if "S" not in letters and not letters.endswith("C"):
-        return False
-    channel = letters.index("S") if "S" in letters else len(letters) - 1
-    if found.letters[channel] == "C" and letters[channel] == "C":
-        return False
-    if found.letters[channel] == "Q" or page.samples != found.shape[channel]:
-        return False
-    if page.misplaced_opacity:
-        raise UnsupportedError(
-            "its opacity is not the last channel; save it as RGBA, or say that all are channels of a "
-            "microscope: --axes CYX"
-        )
-    return page.opacity
-
-
 def _shown_layout(stored: Layout, palette: Palette | None) -> Layout:
     if palette is None:
         return stored
@@ -422,81 +222,6 @@ def _check_pixels(
 
 def _allowed(page: Page, size: int, max_pixels: int) -> int:
     return max(max_pixels, size * EXPANSION // page.dtype.itemsize)
-
-
-def _located(
-    reader: Reader,
-    form: Format,
-    page: Page,
-    directories: tuple[Directory, ...],
-    layout: Layout,
-    found: tiffaxes.Axes,
-) -> Stored:
-    """Find each part of each plane; ValueError names the first that is missing."""
-    leading = layout.shape[: layout.axes.index("Y")]
-    held = (found.order[:, None] * page.sheets + np.arange(page.sheets)).reshape(-1)
-    # ImageJ describes a large stack by its first page; the other planes just follow.
-    virtual = math.prod(leading) > 1 and held.size == 1 and page.plain
-    if virtual:
-        held = np.arange(math.prod(leading))
-    if math.prod(leading) != held.size:
-        raise UnsupportedError(
-            f"describes {math.prod(leading)} planes and holds {held.size}; export it again"
-        )
-    channel = layout.channel_axis
-    if channel is None or channel >= len(leading):
-        sheets = held.reshape(-1, 1)
-    else:
-        sheets = np.moveaxis(held.reshape(leading), channel, -1).reshape(-1, leading[channel])
-    offsets, counts = _places(form, page, directories)
-    if virtual:
-        offsets, counts = _followed(page, offsets, counts, sheets.size)
-    stored = Stored(form, page, directories, layout, sheets, offsets, counts, virtual)
-    _check_complete(stored, reader.size)
-    return stored
-
-
-def _places(
-    form: Format, page: Page, directories: tuple[Directory, ...]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each part lies and how many bytes it has: (sheets, parts of a sheet)."""
-    offsets, counts = [], []
-    for directory in directories:
-        found = tiffpage.places(form, page, directory)
-        offsets.append(found[0].reshape(page.sheets, -1))
-        counts.append(found[1].reshape(page.sheets, -1))
-    return np.concatenate(offsets), np.concatenate(counts)
-
-
-def _followed(
-    page: Page, offsets: NDArray[np.int64], counts: NDArray[np.int64], planes: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The places of planes that follow the first without a directory of their own."""
-    if np.any(np.diff(offsets[0]) != counts[0, :-1]):
-        raise ValueError("its planes do not follow one another")
-    steps = np.arange(planes)[:, None] * page.image_height * page.row_bytes
-    return offsets + steps, np.repeat(counts, planes, axis=0)
-
-
-def _check_complete(stored: Stored, size: int) -> None:
-    ends = stored.offsets + stored.counts
-    if ends.max() > size:
-        sheet, number = np.argwhere(ends > size)[0].tolist()
-        raise ValueError(
-            f"it is cut off: it ends at byte {size:,}, and {_name(stored, sheet, number)} at byte "
-            f"{ends[sheet, number]:,}"
-        )
-
-
-def _name(stored: Stored, sheet: int, number: int) -> str:
-    """A strip or tile as a person would find it."""
-    page = stored.page
-    what = "tile" if page.tiled else "strip"
-    text = f"{what} {number + 1} of {page.parts}"
-    if page.sheets > 1:
-        text += f" of channel {sheet % page.sheets + 1}"
-    pages = len(stored.offsets) // page.sheets
-    return f"{text} of page {sheet // page.sheets + 1}" if pages > 1 else text
 
 
 def _scanimage_front(file: BinaryIO, size: int, found: tiffaxes.Axes, form: Format) -> bytes:

@@ -30,6 +30,8 @@ _OME_COUNTS = (
 )
 _OME_SIZES = ("SizeX", "SizeY", "SizeZ", "SizeC", "SizeT")
 _HEADER = 16
+# Pages as narrow as this are hardly images; rows of (H, W, channels) are, which tifffile makes to pages.
+_NARROW = 8
 _CLASSIC_END = 2**32
 
 
@@ -122,6 +124,53 @@ def _check_ome(xml: str, pages: int, page: Page) -> None:
                 "its OME-XML describes more planes than the file holds; if it is one of several files, "
                 "export them as one"
             )
+
+
+def letters_of(found: Axes, page: Page, given: str | None) -> str:
+    """The axes, as given or else as found."""
+    shape, count = found.shape, 3 if page.sheet_samples > 1 else 2
+    letters = found.letters if given is None else given.upper()
+    last = letters[-count:]
+    fits = len(letters) == len(shape) and last in ("YX", "YXS", "YXC") and len(last) == count
+    unique = letters.isalpha() and len(set(letters)) == len(letters)
+    if given is not None and not (fits and unique):
+        raise UnsupportedError(
+            f"has the shape {shape}, axes {printable(found.letters)}; --axes {given} does not fit"
+        )
+    size = (page.image_height, page.image_width)
+    if not fits or shape[len(shape) - count :][:2] != size:
+        raise UnsupportedError(
+            f"stores the axes {printable(found.letters)} {shape} not page by page; save it as pages of Y "
+            "and X"
+        )
+    if given is None and letters[0] in "QI" and page.image_width <= _NARROW < len(found.order):
+        raise UnsupportedError(
+            f"has {len(found.order)} pages of {page.image_width} x {page.image_height} pixels and does not "
+            "say what they are: rows of one image, its channels as columns? Save it as pages of whole "
+            f"images, or name the axes, e.g. --axes {'TCZ'[-(len(shape) - count) :]}{last}"
+        )
+    return letters
+
+
+def has_opacity(page: Page, found: Axes, letters: str) -> bool:
+    """Whether the last channel is opacity.
+
+    tifffile marks the last of four channels as opacity whatever they are. So the mark counts for the samples
+    of a colour (S) alone: where the file calls them channels (C), or the user does, all are channels.
+    """
+    if "S" not in letters and not letters.endswith("C"):
+        return False
+    channel = letters.index("S") if "S" in letters else len(letters) - 1
+    if found.letters[channel] == "C" and letters[channel] == "C":
+        return False
+    if found.letters[channel] == "Q" or page.samples != found.shape[channel]:
+        return False
+    if page.misplaced_opacity:
+        raise UnsupportedError(
+            "its opacity is not the last channel; save it as RGBA, or say that all are channels of a "
+            "microscope: --axes CYX"
+        )
+    return page.opacity
 
 
 class _Seen(io.RawIOBase):

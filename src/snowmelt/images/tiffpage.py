@@ -9,6 +9,7 @@ which are strips or tiles.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -520,3 +521,9 @@ def read_nodata(directory: Directory, dtype: np.dtype[Any]) -> float | None:
         return value if np.isfinite(value) else None
     limits = np.iinfo(dtype)
     return value if value.is_integer() and limits.min <= value <= limits.max else None
+
+
+def strips(start: int, stop: int, height: int) -> Iterator[tuple[int, int, int]]:
+    """The strips that rows ``start:stop`` touch, and from which row to which."""
+    for strip in range(start // height, -(-stop // height)):
+        yield strip, max(start, strip * height), min(stop, (strip + 1) * height)

@@ -19,7 +19,7 @@ from snowmelt.images import tiffcodec, tiffpage
 from snowmelt.images.base import Array
 from snowmelt.images.ifd import Directory, Format, Tag
 from snowmelt.images.tiffaxes import packed_chain
-from snowmelt.images.tiffpage import Page
+from snowmelt.images.tiffpage import Page, strips
 
 _CLASSIC_END = 2**32
 _HEADER = 16
@@ -259,12 +259,6 @@ def _clear_of(
         if hit.size:
             places[hit[0] :] += behind - places[hit[0]]
     return places.reshape(counts.shape)
-
-
-def strips(start: int, stop: int, height: int) -> Iterator[tuple[int, int, int]]:
-    """The strips that rows ``start:stop`` touch, and from which row to which."""
-    for strip in range(start // height, -(-stop // height)):
-        yield strip, max(start, strip * height), min(stop, (strip + 1) * height)
 
 
 def placed(bands: Iterator[Array], height: int) -> Iterator[tuple[int, int, Array]]:
