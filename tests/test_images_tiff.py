@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image, TiffImagePlugin
 
 from snowmelt.errors import UserError
-from snowmelt.images import open_image, read, tiff, write
+from snowmelt.images import open_image, read, tiffwriter, write
 from snowmelt.images.ifd import Format, Reader, Tag
 
 H, W = 37, 53
@@ -221,7 +221,7 @@ def test_large_imagej_stack_of_one_directory(tmp_path, monkeypatch):
     tifffile.imwrite(path, stack, imagej=True, metadata={"axes": "ZYX"}, truncate=True)
     with tifffile.TiffFile(path) as file:
         assert len(file.pages) == 1
-    monkeypatch.setattr(tiff, "_CLASSIC_END", 2000)  # for 4 GiB
+    monkeypatch.setattr(tiffwriter, "_CLASSIC_END", 2000)  # for 4 GiB
     check_identity(path)
     np.testing.assert_array_equal(read(passed(path, change=lambda band: band ^ 1)), stack ^ 1)
 
@@ -244,23 +244,22 @@ def test_big_tiff(tmp_path, monkeypatch):
         metadata={"axes": "ZYX"},
         compression="zlib",
     )
-    monkeypatch.setattr(tiff, "_CLASSIC_END", 10_000)  # for 4 GiB
+    monkeypatch.setattr(tiffwriter, "_CLASSIC_END", 10_000)  # for 4 GiB
     new = passed(path)
     assert [described(file)[1] for file in (path, new)] == [False, True]
     assert described(new)[2:] == described(path)[2:]
     np.testing.assert_array_equal(tifffile.imread(new), tifffile.imread(path))
 
 
-def test_pages_are_not_guessed(tmp_path):
+def test_pages_without_axes(tmp_path):
+    """Pages are images of their own whatever they are; who wants channels says so."""
     path = tmp_path / "a.tif"
     stack = noise((6, H, W), "u1")
     tifffile.imwrite(path, stack, photometric="minisblack", metadata=None)
-    with pytest.raises(UserError, match=r"a\.tif: has the shape \(6, 37, 53\).*--axes ZYX"):
-        open_image(path)
-    for axes, channels in (("ZYX", 1), ("cyx", 1), ("SYX", 6)):
+    for axes, channels in ((None, 1), ("ZYX", 1), ("cyx", 1), ("SYX", 6)):
         layout = open_image(path, axes=axes).layout
         assert (layout.axes, layout.channels, layout.planes) == (
-            axes.upper(),
+            (axes or "QYX").upper(),
             channels,
             6 // channels,
         )
@@ -268,6 +267,21 @@ def test_pages_are_not_guessed(tmp_path):
     for axes in ("YX", "XYZ", "ZZYX", "YYX", "ZYXS", "1YX", ""):
         with pytest.raises(UserError, match="does not fit"):
             open_image(path, axes=axes)
+
+
+def test_pages_written_one_by_one(tmp_path):
+    """A loop over `TiffWriter.write` notes each page as an image of its own."""
+    path = tmp_path / "a.tif"
+    stack = noise((3, H, W), "u2")
+    with tifffile.TiffWriter(path) as file:
+        for page in stack:
+            file.write(page, photometric="minisblack")
+    with tifffile.TiffFile(path) as file:
+        assert len(file.series) == 3
+    image = open_image(path)
+    assert (image.layout.axes, image.layout.shape) == ("QYX", (3, H, W))
+    np.testing.assert_array_equal(read(path), stack)
+    assert described(passed(path)) == described(path)
 
 
 def test_photo_with_exif_and_gps(tmp_path):
@@ -391,18 +405,13 @@ def test_places_left_out_are_nought(tmp_path):
         np.testing.assert_array_equal(tifffile.imread(passed(path)), read(path))
 
 
+TITLE = b"Adobe Photoshop Document Data Block\0"
+LAYERS = TITLE + b"MIB8ryaL" + struct.pack("<I", 8) + struct.pack("<HHI", 1, 0, 9)
 REFUSED = {
-    "layers": ((H, W), "u1", {"extratags": [(37724, 1, 4, b"8BIM")]}, "Photoshop layers"),
-    "palette": (
-        (H, W),
-        "u1",
-        {"photometric": "palette", "colormap": np.zeros((3, 256), "u2")},
-        "photometric 3",
-    ),
-    "bilevel": ((H, W), "?", {}, "1 bits"),
-    "twelve bits": ((H, W), "u2", {"bitspersample": 12}, "12 bits"),
+    "layers": ((H, W), "u1", {"extratags": [(37724, 7, len(LAYERS), LAYERS)]}, "Photoshop layers"),
+    "raw data": ((H, W), "u2", {"photometric": "cfa"}, "photometric 32803: a camera's raw data"),
     "complex": ((H, W), "c8", {}, "sample format 6"),
-    "method": ((H, W), "f4", {"compression": "lerc"}, "method 34887"),
+    "method": ((H, W), "u2", {"compression": "jpegxr"}, "JPEG XR"),
     "rows as pages": ((H, W, 5), "u2", {"metadata": {"axes": "YXC"}}, "not page by page"),
     "volumes": ((32, 32, 32), "u1", {"volumetric": True, "tile": (16, 16, 16)}, "volumes"),
 }
@@ -418,13 +427,50 @@ def test_refused_with_a_remedy(tmp_path, name):
         open_image(path)
 
 
-def test_pyramid(tmp_path):
+@pytest.mark.parametrize("kind", ["inside", "page", "first page", "old mark"])
+def test_smaller_versions_are_left_out(tmp_path, kind):
+    path = tmp_path / "a.tif"
+    full, small = noise((2, H, W), "u1"), noise((H // 2, W // 2), "u1")
+    mark = {"extratags": [(255, 3, 1, 2)]} if kind == "old mark" else {"subfiletype": 1}
+    with tifffile.TiffWriter(path) as file:
+        if kind == "first page":
+            file.write(small, metadata=None, **mark)
+        file.write(full[0], metadata=None, subifds=1 if kind == "inside" else None)
+        if kind != "first page":
+            file.write(small, metadata=None, **mark)
+        file.write(full[1], metadata=None)
+    image = open_image(path)
+    assert image.layout.shape == full.shape
+    assert "1 smaller version of the image" in image.notes[0]
+    new = passed(path, change=np.negative)
+    with tifffile.TiffFile(new) as file:
+        assert [page.shape for page in file.pages] == [(H, W)] * 2
+        assert not any(page.subifds for page in file.pages)
+        np.testing.assert_array_equal([page.asarray() for page in file.pages], np.negative(full))
+    assert not open_image(new).notes
+
+
+def test_other_images_inside_a_page(tmp_path):
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path) as file:
         file.write(noise((H, W), "u1"), subifds=1)
-        file.write(noise((H // 2, W // 2), "u1"), subfiletype=1)
-    with pytest.raises(UserError, match=r"SubIFDs.*; save"):
+        file.write(noise((H, W), "u1"))
+    with pytest.raises(UserError, match=r"SubIFDs.*not smaller.*; save"):
         open_image(path)
+
+
+def test_a_mask_is_copied(tmp_path):
+    """GDAL keeps opacity as a page of its own, one bit a pixel."""
+    path = tmp_path / "a.tif"
+    image, mask = noise((H, W, 3), "u1"), noise((H, W), "u1") > 99
+    with tifffile.TiffWriter(path) as file:
+        file.write(image, photometric="rgb", metadata=None)
+        file.write(mask, photometric="minisblack", subfiletype=4, metadata=None, compression="zlib")
+    np.testing.assert_array_equal(read(path), image)
+    with tifffile.TiffFile(passed(path, change=np.negative)) as file:
+        np.testing.assert_array_equal(file.pages[0].asarray(), np.negative(image))
+        np.testing.assert_array_equal(file.pages[1].asarray(), mask)
+        assert file.pages[1].subfiletype == 4
 
 
 def test_pages_that_differ(tmp_path):
@@ -432,7 +478,9 @@ def test_pages_that_differ(tmp_path):
     with tifffile.TiffWriter(path) as file:
         file.write(noise((H, W), "u1"), metadata=None)
         file.write(noise((H, W - 1), "u1"), metadata=None)
-    with pytest.raises(UserError, match="page 2 differs"):
+    with pytest.raises(
+        UserError, match=r"not alike: page 2 has 52 x 37 pixels.*neither is marked.*; save"
+    ):
         open_image(path)
 
 
@@ -448,8 +496,8 @@ def test_memory_is_that_of_a_band(tmp_path):
         {"compression": "zlib", "tile": (128, 128)},
     ):
         tifffile.imwrite(path, picture, **options)
-        tiff_module = tiff._BATCH
-        tiff._BATCH = 2**20
+        batch = tiffwriter._BATCH
+        tiffwriter._BATCH = 2**20
         tracemalloc.start()
         try:
             new = path.with_name("new.tif")
@@ -458,7 +506,7 @@ def test_memory_is_that_of_a_band(tmp_path):
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-            tiff._BATCH = tiff_module
+            tiffwriter._BATCH = batch
         assert peak < picture.nbytes / 4, options
         np.testing.assert_array_equal(tifffile.imread(new), picture)
 
@@ -470,12 +518,12 @@ def test_each_tile_is_decoded_once(tmp_path, monkeypatch):
         tifffile.imwrite(path, noise(shape, "u1"), compression="zlib", tile=(16, 16), **options)
         image = open_image(path, axes="ZYXS" if planar == "contig" else "ZSYX")
         calls = []
-        decode = image._segment
+        decode = image._rows._part
         monkeypatch.setattr(
-            image, "_segment", lambda *args, d=decode, c=calls: c.append(args[1:]) or d(*args)
+            image._rows, "_part", lambda *args, d=decode, c=calls: c.append(args[1:]) or d(*args)
         )
         list(bands(image, 7))
-        assert len(calls) == len(set(calls)) == image._offsets.size
+        assert len(calls) == len(set(calls)) == image._stored.offsets.size
 
 
 def test_the_last_byte_of_a_file_is_enough(tmp_path):

@@ -2,20 +2,21 @@
 
 A tag's value stays the bytes that were read, so whatever a microscope or a map program put into a file
 is still there in the copy. Only directories inside directories (EXIF, GPS) are followed, since their
-places change.
+places change. A camera's own record (MakerNote) may count places from the start of the file, in ways
+that only its maker knows: it keeps its place.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-EXIF, GPS, INTEROPERABILITY = 34665, 34853, 40965
+EXIF, GPS, INTEROPERABILITY, MAKER_NOTE = 34665, 34853, 40965, 37500
 NESTED = {EXIF, GPS, INTEROPERABILITY}
 
 # Bytes in one value of each TIFF type, and numpy's letter for those that are whole numbers.
@@ -34,6 +35,8 @@ _INTEGERS = {
     18: "u8",
 }
 SHORT, LONG, LONG8 = 3, 4, 16
+POINTERS = (13, 18)  # types of values that are places of directories
+_HEADER = 16
 
 # Sharing a value between pages is allowed, but a small file must not unfold into gigabytes of tags.
 _SHARED = 2**26
@@ -42,11 +45,15 @@ _MOST_TAGS = 4096
 
 @dataclass(frozen=True)
 class Tag:
-    """One entry of a directory: raw bytes, or the directory that it points to."""
+    """One entry of a directory: raw bytes, or the directory that it points to.
+
+    ``place`` is where the bytes lie and have to stay, 0 where they may move.
+    """
 
     code: int
     type: int
     value: bytes | Directory
+    place: int = field(default=0, compare=False)
 
     @property
     def raw(self) -> bytes:
@@ -108,7 +115,9 @@ class Format:
         entries, blocks = [], []
         for tag in directory:
             kind, count, value = self._value(tag, place)
-            if len(value) > width or tag.code in NESTED:
+            if tag.place and len(value) > width:
+                value = struct.pack(self._offset, tag.place)
+            elif len(value) > width or tag.code in NESTED:
                 blocks.append(value + b"\0" * (len(value) % 2))
                 value = struct.pack(self._offset, place)
                 place += len(blocks[-1])
@@ -141,6 +150,11 @@ class Reader:
         if head[:4] not in _HEADERS:
             raise ValueError("it has no TIFF header")
         self.format = _HEADERS[head[:4]]
+        if self.format.big and head[4:] != struct.pack(self.format.order + "HH", 8, 0):
+            width, zero = struct.unpack(self.format.order + "HH", head[4:])
+            raise ValueError(
+                f"a BigTIFF with offsets of {width} bytes (then {zero}), not of 8 (then 0)"
+            )
         self._budget = self.size + _SHARED
         self._seen: set[int] = set()
 
@@ -151,6 +165,10 @@ class Reader:
         while offset:
             directory, offset = self._directory(offset)
             yield directory
+
+    def directory(self, offset: int) -> Directory:
+        """One that a tag points to; none is read twice."""
+        return self._directory(offset)[0]
 
     def _directory(self, offset: int) -> tuple[Directory, int]:
         """The directory at ``offset`` and the place of the next."""
@@ -176,8 +194,11 @@ class Reader:
         self._budget -= size
         if size > self.size or self._budget < 0:
             raise ValueError(f"tag {code} claims {size} bytes in a file of {self.size}")
-        value = inline[:size] if size <= len(inline) else self._bytes(self._pointer(inline), size)
-        return Tag(code, kind, value)
+        if size <= len(inline):
+            return Tag(code, kind, inline[:size])
+        place = self._pointer(inline)
+        keeps = code == MAKER_NOTE and place >= _HEADER
+        return Tag(code, kind, self._bytes(place, size), place if keeps else 0)
 
     def _pointer(self, inline: bytes) -> int:
         return int(struct.unpack(self.format._offset, inline)[0])

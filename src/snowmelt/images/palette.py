@@ -15,13 +15,13 @@ from snowmelt.images.base import Array
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours, (N, 3) or with opacity (N, 4)."""
+    """Colours, (N, 3) or with opacity (N, 4); of 16 bits in TIFF alone, which has no use for ``nearest``."""
 
     colours: NDArray[np.uint8]
 
     def checked(self, numbers: Array) -> Array:
         """The numbers, all of which name a colour; ValueError where one does not."""
-        if numbers.max() >= len(self.colours):
+        if numbers.size and numbers.max() >= len(self.colours):
             raise ValueError(f"colour {numbers.max()} of a palette of {len(self.colours)}")
         return numbers
 

@@ -1,0 +1,289 @@
+"""Strips and tiles of TIFF, decoded and encoded: no more is made of one than the tags say it holds.
+
+A part that ends early, or holds something else than it should, is an error: what a decoder makes of the
+missing rest (zeros, grey, whatever lay in memory) must not pass for pixels.
+
+Shapes: a part is (rows, width, samples).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import lzma
+import math
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snowmelt import children, limits
+from snowmelt.errors import printable
+from snowmelt.images import tiffpage
+from snowmelt.images.base import Array
+from snowmelt.images.raster import jpeg_size
+from snowmelt.images.tiffpage import Page
+
+Order = Literal["<", ">"]
+
+# xz asks for 1.1 times the dictionary: 64 MB at its strongest setting, up to 1.5 GB if a file says so.
+_LZMA_MEMORY = 2**28
+# Scans times pixels of a JPEG, for each of its bytes and at least: each scan goes over all pixels, however
+# short it is. libjpeg does about 100 million a second. Progressive files of the usual programs have 10 scans.
+_SCANNED, _SCANNED_UNASKED = 2000, 2**28
+_SCAN = b"\xff\xda"
+# What cannot be part of a scan: a restart mark, or what follows it.
+_ARITHMETIC = re.compile(rb"\xff[\xc9-\xcb\xcd-\xcf]")
+_SCAN_END = re.compile(rb"\xff+[^\x00\xff]")
+# Where a scan lacks something, these bits become pixels; where it is whole, decoders skip them.
+_PROBE = np.random.default_rng(0).integers(1, 255, 64, dtype=np.uint8).tobytes()
+
+
+def decode(page: Page, data: bytes, rows: int, order: Order, tables: bytes | None) -> Array:
+    """The values of one strip or tile of which ``rows`` rows are stored.
+
+    Args:
+        page: How it is stored.
+        data: Its bytes.
+        rows: A JPEG and its like may have more (they are left out) or, at the edges, less.
+        order: Byte order, ``<`` or ``>``.
+        tables: Of JPEG, what all parts have in common.
+
+    Raises:
+        ValueError: It is damaged, or not what the tags say.
+    """
+    if page.compression in tiffpage.PICTURES:
+        return _picture(page, data, rows, tables)
+    if page.reversed_bits:
+        data = bytes(_codec("bitorder_decode")(data))
+    if page.compression in tiffpage.CCITT:
+        return _fax(page, data, rows)
+    size = rows * page.row_bytes
+    raw = _decompressed(page.compression, data, size)
+    if len(raw) < size:
+        raise ValueError(f"it holds {len(raw):,} of {size:,} bytes")
+    return _values(page, raw[:size], rows, order)
+
+
+def encode(page: Page, part: Array, order: Order) -> bytes:
+    """A part as it is stored; ``page`` is one that is written, see ``Page.output``."""
+    if page.predictor == 3:
+        data = _codec("floatpred_encode")(np.ascontiguousarray(part), axis=-2).tobytes()
+    else:
+        if page.predictor == 2:
+            part = _codec("delta_encode")(np.ascontiguousarray(part), axis=-2)
+        data = (
+            part.astype(page.dtype.newbyteorder(order)).tobytes()
+            if page.whole_bytes
+            else _packed(page, part)
+        )
+    if page.compression == tiffpage.PACKBITS:  # row by row, says the specification
+        lines = np.frombuffer(data, np.uint8).reshape(len(part), -1)
+        return bytes(_codec("packbits_encode")(lines, axis=-1))
+    if page.compression == tiffpage.NONE:
+        return data
+    return bytes(_codec(_ENCODERS[page.compression])(data))
+
+
+_ENCODERS = {
+    tiffpage.LZW: "lzw_encode",
+    tiffpage.DEFLATE: "deflate_encode",
+    tiffpage.OLD_DEFLATE: "deflate_encode",
+    tiffpage.LZMA: "lzma_encode",
+    tiffpage.ZSTD: "zstd_encode",
+}
+
+
+def _codec(name: str) -> Callable[..., Any]:
+    import imagecodecs
+
+    found: Callable[..., Any] = getattr(imagecodecs, name)
+    return found
+
+
+def _values(page: Page, raw: bytes, rows: int, order: Order) -> Array:
+    shape = (rows, page.width, page.sheet_samples)
+    if not page.whole_bytes:
+        return _unpacked(page, raw, rows).reshape(shape)
+    native = page.dtype
+    if page.predictor == 3:  # has a byte order of its own
+        return np.asarray(
+            _codec("floatpred_decode")(np.frombuffer(raw, native).reshape(shape), axis=-2)
+        )
+    values = (
+        np.frombuffer(raw, native.newbyteorder(order)).reshape(shape).astype(native, copy=False)
+    )
+    return np.asarray(_codec("delta_decode")(values, axis=-2)) if page.predictor == 2 else values
+
+
+def _unpacked(page: Page, raw: bytes, rows: int) -> Array:
+    run = page.width * page.sheet_samples
+    if page.bits == 1:
+        return np.unpackbits(np.frombuffer(raw, np.uint8).reshape(rows, -1), axis=1)[:, :run]
+    return np.asarray(_codec("packints_decode")(raw, page.dtype, page.bits, runlen=run))
+
+
+def _packed(page: Page, part: Array) -> bytes:
+    rows = np.ascontiguousarray(part.reshape(len(part), -1))
+    if page.bits == 1:
+        return np.packbits(rows.astype(np.uint8), axis=1).tobytes()
+    return bytes(_codec("packints_encode")(rows, page.bits, runlen=rows.shape[1]))
+
+
+def _decompressed(method: int, data: bytes, size: int) -> bytes:
+    """At most about ``size`` bytes."""
+    try:
+        if method == tiffpage.NONE:
+            return data
+        if method in (tiffpage.DEFLATE, tiffpage.OLD_DEFLATE):
+            return _inflated(data, size)
+        if method == tiffpage.PACKBITS:  # some writers go on to the end of a run
+            return bytes(_codec("packbits_decode")(data, out=size + 128))
+        if method == tiffpage.LZMA:
+            return lzma.LZMADecompressor(memlimit=_LZMA_MEMORY).decompress(data, size)
+        return bytes(
+            _codec({tiffpage.LZW: "lzw_decode", tiffpage.ZSTD: "zstd_decode"}[method])(
+                data, out=size
+            )
+        )
+    except (RuntimeError, ValueError, zlib.error, lzma.LZMAError) as error:
+        raise ValueError(_plain(error)) from error
+
+
+def _inflated(data: bytes, size: int) -> bytes:
+    """libdeflate is three times as fast as zlib, but takes only what has exactly the size."""
+    with contextlib.suppress(RuntimeError):
+        exact = bytes(_codec("deflate_decode")(data, out=size))
+        if len(exact) == size:
+            return exact
+    stream = zlib.decompressobj()
+    found = stream.decompress(data, size)
+    if not stream.eof:
+        stream.decompress(stream.unconsumed_tail, 1)  # compares the checksum, if this is the end
+    return found
+
+
+def _plain(error: Exception) -> str:
+    return printable(str(error).strip() or type(error).__name__)[:200]
+
+
+def _fax(page: Page, data: bytes, rows: int) -> Array:
+    names = {tiffpage.CCITT_RLE: "ccittrle_decode", tiffpage.CCITT_3: "ccittfax3_decode"}
+    decoder = _codec(names.get(page.compression, "ccittfax4_decode"))
+    try:
+        found = np.asarray(decoder(data, rows, page.width))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(_plain(error)) from error
+    return found.reshape(rows, page.width, 1).astype(np.uint8)
+
+
+def _picture(page: Page, data: bytes, rows: int, tables: bytes | None) -> Array:
+    """A part that is a file of its own kind, with its own size and type."""
+    if page.compression == tiffpage.JPEG:
+        found: Array = _jpeg(page, data, tables)
+    else:
+        found = _whole_picture(page, data, rows)
+    found = found.reshape(*found.shape[:2], -1)
+    if found.shape[2] != page.sheet_samples or found.dtype != page.dtype:
+        raise ValueError(
+            f"it holds {found.shape[2]} channels of {found.dtype}, and the image has {page.sheet_samples} of "
+            f"{page.dtype}"
+        )
+    return found
+
+
+_PICTURES = {
+    tiffpage.PNG: "png_decode",
+    tiffpage.WEBP: "webp_decode",
+    tiffpage.OLD_WEBP: "webp_decode",
+    tiffpage.LERC: "lerc_decode",
+    tiffpage.JPEG_2000: "jpeg2k_decode",
+    tiffpage.JPEG_XL: "jpegxl_decode",
+    tiffpage.JPEG_XL_DNG: "jpegxl_decode",
+}
+# What these take of memory and time is not bounded by the size of the picture.
+_GUARDED = (tiffpage.LERC, tiffpage.JPEG_2000, tiffpage.JPEG_XL, tiffpage.JPEG_XL_DNG)
+
+
+def _whole_picture(page: Page, data: bytes, rows: int) -> Array:
+    shape: tuple[int, ...] = (rows, page.width, page.sheet_samples)
+    if page.sheet_samples == 1:
+        shape = shape[:2]
+    name, dtype = _PICTURES[page.compression], page.dtype
+    if page.compression in _GUARDED:
+        memory = limits.CHILD_BYTES + 8 * math.prod(shape) * dtype.itemsize
+        _, pixels = children.call(_decoded, name, shape, dtype.name, payload=data, memory=memory)
+        return np.frombuffer(pixels, dtype).reshape(shape)
+    return _decoded(name, shape, dtype.name, data)[1]
+
+
+@children.served
+def _decoded(name: str, shape: Sequence[int], dtype: str, data: Any) -> tuple[None, Array]:
+    """A picture of a shape known beforehand; decoders refuse any other before they decode it."""
+    try:
+        return None, np.asarray(_codec(name)(bytes(data), out=np.empty(shape, dtype)))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(_plain(error)) from error
+
+
+def _jpeg(page: Page, data: bytes, tables: bytes | None) -> NDArray[np.uint8]:
+    height, width, _ = jpeg_size(data)
+    if height > page.height or width > page.width:
+        raise ValueError(f"a JPEG of {width} x {height} in a tile of {page.width} x {page.height}")
+    scans = data.count(_SCAN)
+    if height * width * scans > max(_SCANNED_UNASKED, _SCANNED * len(data)):
+        raise ValueError(
+            f"a JPEG of {len(data):,} bytes goes over {width} x {height} pixels {scans} times"
+        )
+    colours = _jpeg_colours(page, data)
+
+    def decoded(content: bytes) -> NDArray[np.uint8]:
+        try:
+            return np.asarray(_codec("jpeg8_decode")(content, tables=tables, **colours))
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(_plain(error)) from error
+
+    found = decoded(data)
+    if not np.array_equal(found, decoded(_probed(data))):
+        raise ValueError("its JPEG ends before its last pixel, or a part of it is missing")
+    return found
+
+
+def _jpeg_colours(page: Page, data: bytes) -> dict[str, Any]:
+    """What the numbers in a JPEG stream are, and what shall be made of them, by the tags of the page."""
+    if page.separate:
+        return {"outcolorspace": "GRAYSCALE"}
+    if page.opacity or page.misplaced_opacity:
+        return {}
+    if page.photometric == tiffpage.YCBCR:
+        return {"outcolorspace": "RGB"}
+    if page.photometric == tiffpage.RGB:
+        # A JFIF header says YCbCr, whatever the tags say; without it they are right.
+        jfif = data[6:10] == b"JFIF"
+        return {"outcolorspace": "RGB"} | ({} if jfif else {"colorspace": "RGB"})
+    return {"outcolorspace": "CMYK"} if page.photometric == tiffpage.CMYK else {}
+
+
+def _probed(data: bytes) -> bytes:
+    """A JPEG with further bits at the end of each scan and before each restart mark.
+
+    libjpeg fills with grey what is missing and only warns, of which its wrappers say nothing. A decoder that
+    has all pixels of a scan skips to the next mark; one that has not takes what it finds for pixels.
+    """
+    parts: list[bytes] = []
+    start, place = 0, data.find(_SCAN)
+    if _ARITHMETIC.search(data, 0, max(place, 0)):  # where the end of a scan may be left out
+        return data
+    while place >= 0:
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        for mark in _SCAN_END.finditer(data, place):
+            parts += [data[start : mark.start()], _PROBE]
+            start = mark.start()
+            if not 0xD0 <= data[mark.end() - 1] <= 0xD7:
+                place = data.find(_SCAN, start)
+                break
+        else:  # the last scan ends with the data
+            return b"".join([*parts, data[start:], _PROBE])
+    return b"".join([*parts, data[start:]])
