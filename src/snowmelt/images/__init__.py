@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from snowmelt.errors import UserError
-from snowmelt.images import arrays, avif, bare, bmp, dicom, hdf5, jpeg2000, jpegxl, raster, refused, tiff, zarrs
+from snowmelt.images import arrays, avif, bare, bmp, dicom, gif, hdf5, jpeg2000, jpegxl, raster, refused, tga, tiff, zarrs
 from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, reading, split, writing
 
 # Where several signatures are found in a file that is named like none of them, the first counts.
@@ -26,9 +26,11 @@ FORMATS: tuple[type[Image], ...] = (
     raster.WebpImage,
     tiff.TiffImage,
     bmp.BmpImage,
+    gif.GifImage,
     jpeg2000.Jpeg2000Image,
     avif.AvifImage,
     jpegxl.JpegXlImage,
+    tga.TgaImage,
     bare.PnmImage,
     arrays.NpyImage,
     hdf5.Hdf5Image,

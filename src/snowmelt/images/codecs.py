@@ -40,10 +40,13 @@ class CodecImage(RasterImage):
             pixels = self.layout.height * self.layout.width * self.layout.planes
             check_pixels(self.path, pixels, min(most, max_pixels))
 
-    def _decoded_by(self, codec: str, data: bytes, **options: Any) -> Array:
+    def _decoded_by(
+        self, codec: str, data: bytes, *, channels: int | None = None, **options: Any
+    ) -> Array:
         """The pixels (H, W, channels) as ``imagecodecs`` decodes them, of the announced shape and type."""
         layout = self.layout
-        values = layout.height * layout.width * layout.channels
+        channels = layout.channels if channels is None else channels
+        values = layout.height * layout.width * channels
         found, raw = children.call(
             decode,
             codec,
@@ -57,7 +60,7 @@ class CodecImage(RasterImage):
             raise ValueError(
                 f"pixels of {pixels.dtype} {pixels.shape}, where {layout.dtype} {layout.shape} were announced"
             )
-        return pixels.reshape(layout.height, layout.width, layout.channels)
+        return pixels.reshape(layout.height, layout.width, channels)
 
     def _check_encoded(self, codec: str, encoded: bytes, pixels: Array, **options: Any) -> None:
         """Raise UserError unless the encoded file holds these pixels."""
