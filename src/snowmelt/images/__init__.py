@@ -15,7 +15,27 @@ from pathlib import Path
 import numpy as np
 
 from snowmelt.errors import UserError
-from snowmelt.images import arrays, avif, bare, bmp, dicom, gif, hdf5, jpeg2000, jpegxl, raster, refused, tga, tiff, zarrs
+from snowmelt.images import (
+    arrays,
+    avif,
+    bare,
+    bmp,
+    dicom,
+    exr,
+    fits,
+    gif,
+    hdf5,
+    jpeg2000,
+    jpegxl,
+    mrc,
+    npz,
+    radiance,
+    raster,
+    refused,
+    tga,
+    tiff,
+    zarrs,
+)
 from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, reading, split, writing
 
 # Where several signatures are found in a file that is named like none of them, the first counts.
@@ -30,9 +50,14 @@ FORMATS: tuple[type[Image], ...] = (
     jpeg2000.Jpeg2000Image,
     avif.AvifImage,
     jpegxl.JpegXlImage,
+    fits.FitsImage,
+    mrc.MrcImage,
+    exr.ExrImage,
+    radiance.RadianceImage,
     tga.TgaImage,
     bare.PnmImage,
     arrays.NpyImage,
+    npz.NpzImage,
     hdf5.Hdf5Image,
     zarrs.ZarrImage,
 )

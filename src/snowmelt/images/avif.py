@@ -38,7 +38,9 @@ class AvifImage(CodecImage):
 
     def _header(self, data: bytes) -> Layout:
         if ftyp_brands(data[:512])[:1] == [b"avis"]:
-            raise UserError(f"{self.path}: an animated AVIF; extract its frames first: ffmpeg -i FILE %05d.png")
+            raise UserError(
+                f"{self.path}: an animated AVIF; extract its frames first: ffmpeg -i FILE %05d.png"
+            )
         self._items = items.read(data)
         image = self._items.image
         size, code = image.get(b"ispe"), image.get(b"av1C") or self._code_of_tiles()
@@ -54,7 +56,9 @@ class AvifImage(CodecImage):
             for each in self._items.about(b"auxl", image.number)
         )
         channels = (1 if code[2] & _MONOCHROME else 3) + alpha
-        return picture_layout(height, width, channels, "uint8" if bits == 8 else "uint16", alpha=alpha)
+        return picture_layout(
+            height, width, channels, "uint8" if bits == 8 else "uint16", alpha=alpha
+        )
 
     def _code_of_tiles(self) -> bytes | None:
         """Of an image that is put together from others (grid): they are all encoded alike."""

@@ -46,7 +46,9 @@ def only(found: Iterable[Box], name: bytes) -> Box:
     """The one box of a name; ValueError unless there is exactly one."""
     wanted = [box for box in found if box.name == name]
     if len(wanted) != 1:
-        raise ValueError(f"it has {len(wanted)} boxes {name.decode(errors='replace')!r}; expected one")
+        raise ValueError(
+            f"it has {len(wanted)} boxes {name.decode(errors='replace')!r}; expected one"
+        )
     return wanted[0]
 
 

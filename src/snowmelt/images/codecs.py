@@ -23,8 +23,8 @@ _PIXELS_PER_BYTE = 1000
 _HARMLESS = 2**24
 # Address space and computing time of a decoder: OpenJPEG and libjxl hold several 32-bit copies of a value.
 # OpenJPEG decodes 12 Mpx of pure noise in colour, 33 MB, in 13 s; slower computers get five times as long.
-_BYTES_PER_VALUE = 64
-_SECONDS_PER_VALUE = 1e-6
+BYTES_PER_VALUE = 64
+SECONDS_PER_VALUE = 1e-6
 _SECONDS_PER_BYTE = 1e-6
 
 
@@ -52,8 +52,8 @@ class CodecImage(RasterImage):
             codec,
             options,
             payload=data,
-            memory=CHILD_BYTES + _BYTES_PER_VALUE * values,
-            seconds=CHILD_SECONDS + _SECONDS_PER_VALUE * values + _SECONDS_PER_BYTE * len(data),
+            memory=CHILD_BYTES + BYTES_PER_VALUE * values,
+            seconds=CHILD_SECONDS + SECONDS_PER_VALUE * values + _SECONDS_PER_BYTE * len(data),
         )
         pixels = np.frombuffer(raw, found["dtype"]).reshape(found["shape"])
         if pixels.size != values or pixels.dtype != layout.dtype:

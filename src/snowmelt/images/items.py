@@ -83,7 +83,9 @@ def write(items: Items) -> bytes:
     listed = list(items.items.values())
     pool = list(dict.fromkeys(each for item in listed for _, each in item.properties))
     start = 0
-    for _ in range(2):  # the places have a fixed width, so that the second round knows where data begin
+    for _ in range(
+        2
+    ):  # the places have a fixed width, so that the second round knows where data begin
         meta = _meta(items, listed, pool, start)
         head = box(b"ftyp", items.brands) + meta
         start = len(head) + 8
@@ -95,9 +97,7 @@ def write(items: Items) -> bytes:
 def with_metadata(encoded: Items, source: Items, kept: tuple[bytes, ...]) -> Items:
     """An encoded image with EXIF and XMP of the source, and those properties of its image that are kept."""
     old = source.image
-    joined = tuple(
-        (essential, each) for essential, each in old.properties if _is_kept(each, kept)
-    )
+    joined = tuple((essential, each) for essential, each in old.properties if _is_kept(each, kept))
     new = dict(encoded.items)
     for number, item in encoded.items.items():
         whole = item.properties + (joined if number == encoded.primary else _turns(joined))

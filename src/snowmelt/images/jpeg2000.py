@@ -64,7 +64,9 @@ class Jpeg2000Image(CodecImage):
                 (space,) = struct.unpack_from(">I", box.content, 3)
             if box.name == b"cdef":
                 count = struct.unpack_from(">H", box.content)[0]
-                meanings = [struct.unpack_from(">HHH", box.content, 2 + 6 * i) for i in range(count)]
+                meanings = [
+                    struct.unpack_from(">HHH", box.content, 2 + 6 * i) for i in range(count)
+                ]
             if box.name == b"pclr":
                 raise UserError(f"{self.path}: a JPEG 2000 of a palette; convert it to PNG first")
         if space == _SYCC:
@@ -75,7 +77,9 @@ class Jpeg2000Image(CodecImage):
             return components == 2 or (components == 4 and space != _CMYK)
         clear = [number for number, kind, _ in meanings if kind in (_OPACITY, _PREMULTIPLIED)]
         if clear and clear != [components - 1]:
-            raise UserError(f"{self.path}: its opacity is not the last channel; convert it to PNG first")
+            raise UserError(
+                f"{self.path}: its opacity is not the last channel; convert it to PNG first"
+            )
         return bool(clear)
 
     def _decode(self, data: bytes) -> Array:
@@ -101,6 +105,4 @@ class Jpeg2000Image(CodecImage):
         self._check_encoded("jpeg2k", stream, pixels, planar=False)
         if self._boxes is None:
             return stream
-        return packed(
-            Box(box.name, stream) if box.name == b"jp2c" else box for box in self._boxes
-        )
+        return packed(Box(box.name, stream) if box.name == b"jp2c" else box for box in self._boxes)

@@ -59,7 +59,9 @@ class JpegXlImage(CodecImage):
         self._boxes = _boxes(data)
         head = read_header(_start_of_stream(data))
         if head.animated:
-            raise UserError(f"{self.path}: an animated JPEG XL; extract its frames first: djxl FILE %d.png")
+            raise UserError(
+                f"{self.path}: an animated JPEG XL; extract its frames first: djxl FILE %d.png"
+            )
         if set(head.extra) - {_ALPHA} or len(head.extra) > 1:
             raise UserError(
                 f"{self.path}: a JPEG XL of further channels (depth, spot colours); convert it: djxl FILE FILE.png"
@@ -207,7 +209,11 @@ def _size(bits: _Bits) -> tuple[int, int]:
 
 
 def _preview_size(bits: _Bits) -> None:
-    ways = ((16, 0), (32, 0), (1, 5), (33, 9)) if bits.take(1) else ((1, 6), (65, 8), (321, 10), (1345, 12))
+    ways = (
+        ((16, 0), (32, 0), (1, 5), (33, 9))
+        if bits.take(1)
+        else ((1, 6), (65, 8), (321, 10), (1345, 12))
+    )
     bits.choice(*ways)
     if not bits.take(3):
         bits.choice(*ways)

@@ -12,7 +12,6 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
-from snowmelt.errors import UserError
 from snowmelt.images.base import Array, Layout
 from snowmelt.images.bmp import Field
 from snowmelt.images.palette import Palette
@@ -48,7 +47,7 @@ class TgaImage(RasterImage):
         self._palette = None
         if self._kind == _PALETTE:
             self._palette = Palette(_colour_map(data, _HEADER.size + name, first, length, entry))
-        if self._kind == _PALETTE or self._depth < 24 and self._kind == _COLOURS:
+        if self._kind == _PALETTE or (self._depth < 24 and self._kind == _COLOURS):
             return self._of_few(height, width)
         self._channels = (1 if self._kind == _GREYS else 3) + opacity
         return picture_layout(height, width, self._channels, alpha=opacity)
