@@ -4,64 +4,54 @@
 fit in memory.
 
 A new format is one file in this folder, with a class derived from ``base.Image`` that says its ``kind``, its
-``suffixes`` and the ``signatures`` by which its files are known, and one line in ``FORMATS``.
+``suffixes`` and the ``signatures`` by which its files are known, and one line in ``_MODULES``.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from snowmelt.errors import UserError
-from snowmelt.images import (
-    arrays,
-    avif,
-    bare,
-    bmp,
-    dicom,
-    exr,
-    fits,
-    gif,
-    hdf5,
-    jpeg2000,
-    jpegxl,
-    mrc,
-    npz,
-    radiance,
-    raster,
-    refused,
-    tga,
-    tiff,
-    zarrs,
-)
+from snowmelt.images import hdf5, raster, refused, tiff, zarrs
 from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, reading, split, writing
 
-# Where several signatures are found in a file that is named like none of them, the first counts.
-FORMATS: tuple[type[Image], ...] = (
-    dicom.DicomImage,  # its 128 bytes before DICM may begin like a TIFF
-    raster.PngImage,
-    raster.JpegImage,
-    raster.WebpImage,
-    tiff.TiffImage,
-    bmp.BmpImage,
-    gif.GifImage,
-    jpeg2000.Jpeg2000Image,
-    avif.AvifImage,
-    jpegxl.JpegXlImage,
-    fits.FitsImage,
-    mrc.MrcImage,
-    exr.ExrImage,
-    radiance.RadianceImage,
-    tga.TgaImage,
-    bare.PnmImage,
-    arrays.NpyImage,
-    npz.NpzImage,
-    hdf5.Hdf5Image,
-    zarrs.ZarrImage,
+# One line a format (or family). Where the signatures of several are found in a file that is named like none
+# of them, the first counts: DICOM's 128 bytes before its mark may begin like a TIFF.
+_MODULES = (
+    "dicom",
+    "raster",
+    "tiff",
+    "bmp",
+    "gif",
+    "jpeg2000",
+    "avif",
+    "jpegxl",
+    "fits",
+    "mrc",
+    "exr",
+    "radiance",
+    "tga",
+    "bare",
+    "arrays",
+    "npz",
+    "hdf5",
+    "zarrs",
 )
 
+
+def _formats(name: str) -> list[type[Image]]:
+    """The classes of a module that say by which suffixes their files are known."""
+    module = importlib.import_module(f"snowmelt.images.{name}")
+    classes = [each for each in vars(module).values() if isinstance(each, type)]
+    own = [each for each in classes if each.__module__ == module.__name__]
+    return [each for each in own if issubclass(each, Image) and each.suffixes]
+
+
+FORMATS = tuple(format for name in _MODULES for format in _formats(name))
 SUFFIXES = {suffix: format.kind for format in FORMATS for suffix in format.suffixes}
 UNREAD = {suffix: why for suffix, why in refused.UNREAD.items() if suffix not in SUFFIXES}
 _BY_SUFFIX = {suffix: format for format in FORMATS for suffix in format.suffixes}

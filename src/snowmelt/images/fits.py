@@ -85,7 +85,7 @@ class Unit:
 
 
 class FitsImage(ArrayImage):
-    """An image or cube in FITS of any number type; ``file.fits:SCI`` or ``file.fits:1`` names one of several."""
+    """An image or cube of any number type; ``file.fits:SCI`` or ``file.fits:1`` names one of several."""
 
     suffixes = (".fits", ".fit", ".fts")
     signatures = ((0, b"SIMPLE  ="),)
@@ -144,7 +144,7 @@ class FitsImage(ArrayImage):
 
 
 class _Flipped:
-    """Signed integers in the file that stand for unsigned ones, or the other way round: the top bit differs."""
+    """Signed integers that stand for unsigned ones, or the other way round: the top bit differs."""
 
     def __init__(self, raw: RawFile, dtype: np.dtype[Any]) -> None:
         self._raw, self._dtype = raw, dtype

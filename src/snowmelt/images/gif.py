@@ -47,7 +47,7 @@ class GifImage(CodecImage):
             raise ValueError("it is cut off") from error
         if len(frames) != 1:
             raise UserError(
-                f"{self.path}: a GIF of {len(frames)} frames; extract them first: ffmpeg -i FILE frames/%05d.png"
+                f"{self.path}: a GIF of {len(frames)} frames; extract them first: ffmpeg -i FILE %05d.png"
             )
         (self._frame,) = frames
         width, height, marks = struct.unpack_from("<HHB", data, self._frame.start + 5)

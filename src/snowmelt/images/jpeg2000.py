@@ -40,7 +40,8 @@ class Jpeg2000Image(CodecImage):
         each = {struct.unpack_from(">BBB", stream, 42 + 3 * i) for i in range(components)}
         if len(each) != 1 or not {(1, 1)} >= {found[1:] for found in each}:
             raise UserError(
-                f"{self.path}: its channels differ in size or depth; convert it: opj_decompress -i FILE -o FILE.tif"
+                f"{self.path}: its channels differ in size or depth; convert it: "
+                "opj_decompress -i FILE -o FILE.tif"
             )
         ((depth, _, _),) = each
         signed, self._bits = depth >> 7, (depth & 127) + 1

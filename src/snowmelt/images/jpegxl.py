@@ -64,7 +64,8 @@ class JpegXlImage(CodecImage):
             )
         if set(head.extra) - {_ALPHA} or len(head.extra) > 1:
             raise UserError(
-                f"{self.path}: a JPEG XL of further channels (depth, spot colours); convert it: djxl FILE FILE.png"
+                f"{self.path}: a JPEG XL of further channels (depth, spot colours); convert it: "
+                "djxl FILE FILE.png"
             )
         if head.bits > 16 + 16 * head.floats:
             raise UserError(f"{self.path}: a JPEG XL of {head.bits} bits; up to 16 are read")
@@ -84,9 +85,10 @@ class JpegXlImage(CodecImage):
         super().check_target(target)
         trial = np.zeros((8, 8, self.layout.channels), self.layout.dtype)
         if read_header(_start_of_stream(self._encoded(trial))).space != self._head.space:
+            usual = "linear sRGB" if self._head.floats else "sRGB"
             raise UserError(
-                f"{self.path}: its colours are of another space than {'linear' * self._head.floats or 'sRGB'}, "
-                "which cannot be written as JPEG XL here; convert it first: djxl FILE FILE.png"
+                f"{self.path}: its colours are of another space than {usual}, which cannot be written as "
+                "JPEG XL here; convert it first: djxl FILE FILE.png"
             )
 
     def _decode(self, data: bytes) -> Array:

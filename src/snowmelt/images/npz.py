@@ -96,15 +96,15 @@ class NpzImage(ArrayImage):
             claimed = sum(entry.file_size for entry in old.infolist() if entry.filename != name)
             if self._most is not None and claimed > self._most:
                 raise UserError(
-                    f"{self.path}: its other arrays claim {claimed:,} bytes, more than {self._most:,}; save the "
-                    "one alone as NPY"
+                    f"{self.path}: its other arrays claim {claimed:,} bytes, more than {self._most:,}; save "
+                    "the one alone as NPY"
                 )
             for entry in old.infolist():
                 with new.open(_like(entry), "w", force_zip64=entry.file_size >= 2**31) as sink:
                     if entry.filename == name:
                         sink.write(self._member.head)
-                        order = "F" if self._member.fortran else "C"
-                        sink.write(values.astype(self._member.dtype).tobytes(order=order))
+                        stored = values.T if self._member.fortran else values
+                        sink.write(stored.astype(self._member.dtype).tobytes())
                     else:
                         with old.open(entry) as source:
                             shutil.copyfileobj(source, sink)
@@ -118,8 +118,9 @@ class NpzImage(ArrayImage):
                 data = file.read(count)
                 if len(data) < count or file.read(1):  # reading to the end checks the sum
                     raise ValueError(f"it holds other than the {count:,} bytes that it announces")
-            order = "F" if member.fortran else "C"
-            found = np.frombuffer(data, member.dtype).reshape(member.shape, order=order)
+            shape = member.shape[::-1] if member.fortran else member.shape
+            found = np.frombuffer(data, member.dtype).reshape(shape)
+            found = found.T if member.fortran else found
             self._array = found.astype(member.dtype.newbyteorder("="), copy=False)
         return self._array
 

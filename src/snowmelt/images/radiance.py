@@ -59,7 +59,7 @@ class RadianceImage(CodecImage):
 
 
 def _packed(pixels: Array) -> NDArray[np.uint8]:
-    """Mantissas and exponent (H, W, 4), rounded; the largest mantissa of each is 128 or more, or all are 0."""
+    """Mantissas and exponent (H, W, 4), rounded; the largest mantissa is 128 or more, or all are 0."""
     values = np.clip(np.nan_to_num(pixels.astype(np.float64)), 0, None)
     most = values.max(axis=-1)
     exponent = np.frexp(most)[1]
