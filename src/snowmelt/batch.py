@@ -28,6 +28,7 @@ from snowmelt.finding import (
 )
 from snowmelt.images import open_image
 from snowmelt.images.base import MAX_PIXELS
+from snowmelt.images.converted import converted
 from snowmelt.levels import AUTO, Noise
 from snowmelt.zoo import DEFAULT
 
@@ -46,6 +47,7 @@ class Options:
         noise: Instead, a kind of noise as `snowmelt.noise.parse` reads it.
         repair: Whether lost pixels and shifted rows are put right first, see `defects`.
         max_pixels: See ``images.open_image``.
+        to: Kind of file that results are written as, "tif" or "png"; None: that of each input.
 
     The others are those of ``denoiser.load`` and ``denoiser.Settings``.
     """
@@ -65,6 +67,7 @@ class Options:
     strength: float = 1.0
     nan: str = "keep"
     max_pixels: int | None = MAX_PIXELS
+    to: str | None = None
     force: bool = False
     quiet: bool = False
 
@@ -108,7 +111,7 @@ def run(options: Options) -> int:
     is wrong with the request as a whole.
     """
     settings = options.settings
-    jobs = plan(options.inputs, options.output)
+    jobs = plan(options.inputs, options.output, to=options.to)
     denoiser = load(
         options.model,
         device=options.device,
@@ -154,9 +157,13 @@ def _try(denoiser: Denoiser, job: Job, options: Options) -> bool:
 def _denoise(denoiser: Denoiser, job: Job, options: Options) -> None:
     image = open_image(job.source, axes=options.axes, max_pixels=options.max_pixels)
     target = job.target
+    written = converted(image, options.to)
+    for note in (*written.notes, *([written.rounding] if written.rounding else [])):
+        _level_line(job, options.quiet, note)
     if options.repair:
         image = Repaired(image)
         _level_line(job, options.quiet, image.describe())
+    image = converted(image, options.to)
     if os.path.lexists(target) and not options.force:
         raise UserError(f"{target}: is there already; --force replaces it")
     image.check_target(target)
@@ -196,8 +203,8 @@ def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def plan(inputs: Sequence[str], output: str | None = None) -> list[Job]:
-    """Every input once, and where its result goes.
+def plan(inputs: Sequence[str], output: str | None = None, *, to: str | None = None) -> list[Job]:
+    """Every input once, and where its result goes; ``to`` is the suffix of results that are of another kind.
 
     Raises UserError if nothing is found, two results would have one name, a result would replace an input, or
     a link leads out of the output folder.
@@ -207,7 +214,7 @@ def plan(inputs: Sequence[str], output: str | None = None) -> list[Job]:
     for entry in find_all(inputs, folder):
         found.setdefault(os.path.abspath(entry.source), entry)  # noqa: PTH100 (keeps links)
     entries = without_results(list(found.values()))
-    jobs = [Job(entry.source, _target(entry, output, folder)) for entry in entries]
+    jobs = [Job(entry.source, _target(entry, output, folder, to)) for entry in entries]
     _check_targets(jobs, entries, folder)
     return jobs
 
@@ -226,10 +233,14 @@ def _output_folder(inputs: Sequence[str], output: str | None) -> Path | None:
     return None
 
 
-def _target(entry: Found, output: str | None, folder: Path | None) -> Path:
+def _target(entry: Found, output: str | None, folder: Path | None, to: str | None) -> Path:
     if folder is not None:
-        return folder / entry.place
-    return Path(output) if output else entry.file.with_stem(entry.file.stem + RESULT)
+        target = folder / entry.place
+    elif output:
+        return Path(output)
+    else:
+        target = entry.file.with_stem(entry.file.stem + RESULT)
+    return target.with_suffix(f".{to}") if to else target
 
 
 def _check_targets(jobs: list[Job], entries: list[Found], folder: Path | None) -> None:

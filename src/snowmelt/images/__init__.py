@@ -72,7 +72,7 @@ def open_image(
     named = _BY_SUFFIX.get(split(path)[0].suffix.lower(), format)
     if named is not format:
         image.notes += (
-            f"named like {named.kind}, but it is {format.kind} by its content, and so is the result",
+            f"named like {named.kind}, but its content is {format.kind}, and that is what counts",
         )
     return image
 

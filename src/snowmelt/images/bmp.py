@@ -112,8 +112,8 @@ class BmpImage(RasterImage):
         if _is_grey(colours):
             return picture_layout(height, width, 1)
         self._palette = Palette(colours)
-        self.notes += (
-            f"the result takes the nearest of its {count} colours; --to png keeps the finer result",
+        self.rounding = (
+            f"the result takes the nearest of its {count} colours; --to png keeps the finer result"
         )
         return picture_layout(height, width, 3)
 
@@ -133,9 +133,7 @@ class BmpImage(RasterImage):
         finest = 8 if dtype == "uint8" else 16
         if min(depths[:3]) < finest:
             widths = "-".join(map(str, depths[:3]))
-            self.notes += (
-                f"its channels have {widths} bits, to which the result is rounded; --to png keeps {finest}",
-            )
+            self.rounding = f"its channels have {widths} bits, to which the result is rounded; --to png keeps {finest}"
         return picture_layout(height, width, len(depths), dtype, alpha=bool(opacity))
 
     def _checked(self, masks: tuple[int, ...]) -> tuple[int, ...]:

@@ -58,9 +58,7 @@ class GifImage(CodecImage):
             colours = np.column_stack([colours, opacity])
         self._palette = Palette(colours)
         self._interlaced = bool(marks & _INTERLACED)
-        self.notes += (
-            f"the result takes the nearest of its {len(colours)} colours; --to png keeps the finer result",
-        )
+        self.rounding = f"the result takes the nearest of its {len(colours)} colours; --to png keeps the finer result"
         channels = colours.shape[1]
         return picture_layout(height, width, channels, alpha=channels == 4)
 

@@ -63,6 +63,8 @@ class Jpeg2000Image(CodecImage):
         for box in boxes(only(self._boxes or [], b"jp2h").content) if self._boxes else ():
             if box.name == b"colr" and box.content[:1] == b"\1" and space is None:
                 (space,) = struct.unpack_from(">I", box.content, 3)
+            if box.name == b"colr" and box.content[:1] == b"\2":
+                self.profile = box.content[3:]
             if box.name == b"cdef":
                 count = struct.unpack_from(">H", box.content)[0]
                 meanings = [

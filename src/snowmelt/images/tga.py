@@ -54,7 +54,7 @@ class TgaImage(RasterImage):
 
     def _of_few(self, height: int, width: int) -> Layout:
         few = f"{len(self._palette.colours)} colours" if self._palette else "15 bits a pixel"
-        self.notes += (f"the result is rounded to its {few}; --to png keeps the finer result",)
+        self.rounding = f"the result is rounded to its {few}; --to png keeps the finer result"
         self._channels = 3
         return picture_layout(height, width, 3)
 
