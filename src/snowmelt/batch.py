@@ -30,6 +30,7 @@ from snowmelt.finding import (
 )
 from snowmelt.images import SUFFIXES, open_image
 from snowmelt.images.base import MAX_PIXELS
+from snowmelt.images.converted import converted
 from snowmelt.levels import AUTO, Noise
 from snowmelt.zoo import DEFAULT
 
@@ -50,6 +51,7 @@ class Options:
         nodata: Value that stands for missing data, where the files do not say it themselves.
         repair: Whether lost pixels and shifted rows are put right first, see `defects`.
         max_pixels: See ``images.open_image``.
+        to: Kind of file that results are written as, "tif" or "png"; None: that of each input.
 
     The others are those of ``denoiser.load`` and ``denoiser.Settings``.
     """
@@ -70,6 +72,7 @@ class Options:
     nan: str = "keep"
     nodata: float | None = None
     max_pixels: int | None = MAX_PIXELS
+    to: str | None = None
     force: bool = False
     quiet: bool = False
 
@@ -120,7 +123,7 @@ def run(options: Options) -> int:
         closed.append(str(error.filename))
         _say(f"snowmelt: error: {error.filename}: cannot be looked into: {error.strerror}")
 
-    jobs = plan(options.inputs, options.output, note)
+    jobs = plan(options.inputs, options.output, note, to=options.to)
     denoiser = load(
         options.model,
         device=options.device,
@@ -170,9 +173,13 @@ def _try(denoiser: Denoiser, job: Job, options: Options) -> bool:
 def _denoise(denoiser: Denoiser, job: Job, options: Options) -> None:
     image = open_image(job.source, axes=options.axes, max_pixels=options.max_pixels)
     target = job.target
+    written = converted(image, options.to)
+    for note in (*written.notes, *([written.rounding] if written.rounding else [])):
+        _level_line(job, options.quiet, note)
     if options.repair:
         image = Repaired(image, options.nodata)
         _level_line(job, options.quiet, image.describe())
+    image = converted(image, options.to)
     if len(os.fsencode(target.name)) > LONGEST_NAME:
         raise UserError(
             f"{job.source}: the result's name, ending in {target.name[-20:]}, is longer than {LONGEST_NAME} "
@@ -228,9 +235,13 @@ def _refuse(error: OSError) -> None:
 
 
 def plan(
-    inputs: Sequence[str], output: str | None = None, on_error: OnError = _refuse
+    inputs: Sequence[str],
+    output: str | None = None,
+    on_error: OnError = _refuse,
+    *,
+    to: str | None = None,
 ) -> list[Job]:
-    """Every input once, and where its result goes.
+    """Every input once, and where its result goes; ``to`` is the suffix of results that are of another kind.
 
     ``on_error`` is called with the error of a folder that cannot be looked into; unless it raises, the rest
     goes on.
@@ -247,7 +258,7 @@ def plan(
         found.setdefault(os.path.abspath(entry.source), entry)  # noqa: PTH100 (keeps links)
     _check_any_there(list(found.values()))
     entries = without_results(list(found.values()))
-    jobs = [Job(entry.source, _target(entry, output, folder)) for entry in entries]
+    jobs = [Job(entry.source, _target(entry, output, folder, to)) for entry in entries]
     _check_targets(jobs, entries, folder)
     return jobs
 
@@ -285,10 +296,14 @@ def _output_folder(inputs: Sequence[str], output: str | None) -> Path | None:
     return None
 
 
-def _target(entry: Found, output: str | None, folder: Path | None) -> Path:
+def _target(entry: Found, output: str | None, folder: Path | None, to: str | None) -> Path:
     if folder is not None:
-        return folder / entry.place
-    return Path(output) if output else entry.file.with_stem(entry.file.stem + RESULT)
+        target = folder / entry.place
+    elif output:
+        return Path(output)
+    else:
+        target = entry.file.with_stem(entry.file.stem + RESULT)
+    return target.with_suffix(f".{to}") if to else target
 
 
 def _check_targets(jobs: list[Job], entries: list[Found], folder: Path | None) -> None:

@@ -63,6 +63,10 @@ def add(commands: Commands) -> None:
     add_(
         "--max-pixels", type=int, metavar="N", help="accept images that claim up to so many pixels"
     )
+    add_(
+        "--to", choices=["tif", "png"],
+        help="kind of file to write, lossless; default: that of each input",
+    )  # fmt: skip
     add_("--force", action="store_true", help="replace results that are there")
     add_("--quiet", action="store_true", help="print errors and warnings only")
     parser.set_defaults(run=run)

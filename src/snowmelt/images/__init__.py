@@ -4,11 +4,12 @@
 fit in memory.
 
 A new format is one file in this folder, with a class derived from ``base.Image`` that says its ``kind``, its
-``suffixes`` and the ``signatures`` by which its files are known, and one line in ``FORMATS``.
+``suffixes`` and the ``signatures`` by which its files are known, and one line in ``_MODULES``.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,23 +17,42 @@ import numpy as np
 
 from snowmelt.errors import UserError
 from snowmelt.files import what_it_is
-from snowmelt.images import arrays, bare, bmp, dicom, hdf5, raster, refused, tiff, zarrs
+from snowmelt.images import hdf5, raster, refused, tiff, zarrs
 from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, reading, split, writing
 
-# Where several signatures are found in a file that is named like none of them, the first counts.
-FORMATS: tuple[type[Image], ...] = (
-    dicom.DicomImage,  # its 128 bytes before DICM may begin like a TIFF
-    raster.PngImage,
-    raster.JpegImage,
-    raster.WebpImage,
-    tiff.TiffImage,
-    bmp.BmpImage,
-    bare.PnmImage,
-    arrays.NpyImage,
-    hdf5.Hdf5Image,
-    zarrs.ZarrImage,
+# One line a format (or family). Where the signatures of several are found in a file that is named like none
+# of them, the first counts: DICOM's 128 bytes before its mark may begin like a TIFF.
+_MODULES = (
+    "dicom",
+    "raster",
+    "tiff",
+    "bmp",
+    "gif",
+    "jpeg2000",
+    "avif",
+    "jpegxl",
+    "fits",
+    "mrc",
+    "exr",
+    "radiance",
+    "tga",
+    "bare",
+    "arrays",
+    "npz",
+    "hdf5",
+    "zarrs",
 )
 
+
+def _formats(name: str) -> list[type[Image]]:
+    """The classes of a module that say by which suffixes their files are known."""
+    module = importlib.import_module(f"snowmelt.images.{name}")
+    classes = [each for each in vars(module).values() if isinstance(each, type)]
+    own = [each for each in classes if each.__module__ == module.__name__]
+    return [each for each in own if issubclass(each, Image) and each.suffixes]
+
+
+FORMATS = tuple(format for name in _MODULES for format in _formats(name))
 SUFFIXES = {suffix: format.kind for format in FORMATS for suffix in format.suffixes}
 UNREAD = {suffix: why for suffix, why in refused.UNREAD.items() if suffix not in SUFFIXES}
 _BY_SUFFIX = {suffix: format for format in FORMATS for suffix in format.suffixes}
@@ -53,7 +73,7 @@ def open_image(
     named = _BY_SUFFIX.get(split(path)[0].suffix.lower(), format)
     if named is not format:
         image.notes += (
-            f"named like {named.kind}, but it is {format.kind} by its content, and so is the result",
+            f"named like {named.kind}, but its content is {format.kind}, and that is what counts",
         )
     return image
 

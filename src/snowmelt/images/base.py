@@ -81,9 +81,10 @@ class Image:
     ``write_like`` are arrays (rows, W, channels) of ``layout.dtype``: plane 0 from the top to the
     bottom, then plane 1; together they hold every pixel once. The number of rows in a band is the
     caller's choice and may vary. ``value_range`` holds the least and the greatest value that the file can
-    store, both included; None: those of the number type. ``nodata`` is the stored value that stands for
-    missing data, None if there is none. ``notes`` are sentences for the user on what was found in the file
-    and what becomes of it.
+    store, both included; None: those of the number type. ``nodata`` is the value of pixels that hold none.
+    ``notes`` are sentences for the user on what was found in the file and what becomes of it. ``rounding``
+    says what the result is rounded to where that is coarser than it could be, such as the colours of a
+    palette. ``profile`` is the ICC profile, for a format that only its own class can read.
 
     A format is known by its ``signatures``: bytes and the place at which its files have them.
     ``unsigned`` formats may begin with anything, so that the suffix alone counts; ``has_parts`` are
@@ -101,6 +102,8 @@ class Image:
     value_range: tuple[int, int] | None = None
     nodata: float | None = None
     notes: tuple[str, ...] = ()
+    rounding: str | None = None
+    profile: bytes | None = None
 
     def __init__(
         self, path: str | Path, *, axes: str | None = None, max_pixels: int | None = MAX_PIXELS

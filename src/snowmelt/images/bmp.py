@@ -33,27 +33,31 @@ _PALETTES, _COLOURS = (1, 2, 4, 8), (16, 24, 32)
 
 
 @dataclass(frozen=True)
-class _Field:
+class Field:
     """One channel's bits in the word that is a pixel, spread over 8 or 16 bits when shown."""
 
     shift: int
     bits: int
 
     @classmethod
-    def of(cls, mask: int) -> _Field:
+    def of(cls, mask: int) -> Field:
+        """By the mask of its bits."""
         shift = (mask & -mask).bit_length() - 1
         return cls(shift, (mask >> shift).bit_length())
 
     @property
     def most(self) -> int:
+        """Its greatest value."""
         return 2**self.bits - 1
 
     def get(self, words: Array, dtype: np.dtype[Any]) -> Array:
+        """The channel of pixels, spread over all values of a type."""
         levels = words.astype(np.int64) >> self.shift & self.most
         full = 2 ** (8 * dtype.itemsize) - 1
         return ((levels * full + self.most // 2) // self.most).astype(dtype)
 
     def put(self, words: Array, values: Array) -> Array:
+        """The pixels with other values in this channel, rounded to its bits."""
         full = 2 ** (8 * values.dtype.itemsize) - 1
         levels = (values.astype(np.int64) * self.most + full // 2) // full
         others = words.astype(np.int64) & ~(self.most << self.shift)
@@ -108,13 +112,13 @@ class BmpImage(RasterImage):
         if _is_grey(colours):
             return picture_layout(height, width, 1)
         self._palette = Palette(colours)
-        self.notes += (
-            f"the result takes the nearest of its {count} colours; --to png keeps the finer result",
+        self.rounding = (
+            f"the result takes the nearest of its {count} colours; --to png keeps the finer result"
         )
         return picture_layout(height, width, 3)
 
     def _of_fields(self, data: bytes, height: int, width: int) -> Layout:
-        self._fields: tuple[_Field, ...] = ()
+        self._fields: tuple[Field, ...] = ()
         self._start = self._start or _INFO + self._size
         if self._bits == 24:
             return picture_layout(height, width, 3)
@@ -123,21 +127,19 @@ class BmpImage(RasterImage):
             masks = struct.unpack_from("<III", data, _MASKS)
             if self._size >= _V4_WITH_ALPHA or self._compression == _ALPHA_BITFIELDS:
                 (opacity,) = struct.unpack_from("<I", data, _MASKS + 12)
-        self._fields = tuple(map(_Field.of, self._checked(masks + (opacity,) * bool(opacity))))
+        self._fields = tuple(map(Field.of, self._checked(masks + (opacity,) * bool(opacity))))
         depths = [field.bits for field in self._fields]
         dtype = "uint8" if max(depths) <= 8 else "uint16"
         finest = 8 if dtype == "uint8" else 16
         if min(depths[:3]) < finest:
             widths = "-".join(map(str, depths[:3]))
-            self.notes += (
-                f"its channels have {widths} bits, to which the result is rounded; --to png keeps {finest}",
-            )
+            self.rounding = f"its channels have {widths} bits, to which the result is rounded; --to png keeps {finest}"
         return picture_layout(height, width, len(depths), dtype, alpha=bool(opacity))
 
     def _checked(self, masks: tuple[int, ...]) -> tuple[int, ...]:
         apart = all(not a & b for a, b in itertools.combinations(masks, 2))
-        whole = all(mask and _Field.of(mask).most << _Field.of(mask).shift == mask for mask in masks)
-        inside = all(mask < 2**self._bits and _Field.of(mask).bits <= 16 for mask in masks)
+        whole = all(mask and Field.of(mask).most << Field.of(mask).shift == mask for mask in masks)
+        inside = all(mask < 2**self._bits and Field.of(mask).bits <= 16 for mask in masks)
         if not (apart and whole and inside):
             found = ", ".join(f"{mask:#x}" for mask in masks)
             raise UserError(f"{self.path}: a BMP with the bit fields {found}; save it as PNG")
