@@ -228,7 +228,7 @@ def _metadata_twice(model: onnx.ModelProto) -> None:
         (_sparse, "sparse_initializer"),
         (_sequence, "sequence_type"),
         (_too_few_bytes, "needs 72 bytes, but has 4"),
-        (_huge_shape, "needs 48357"),
+        (_huge_shape, "impossible shape"),
         (_negative_shape, "impossible shape"),
         (_many_axes, "impossible shape"),
         (_of_double, "data type 11; expected float32"),

@@ -3,10 +3,14 @@
 An engine takes and gives float32 (B, C, H, W) in the network's units and may be called from several threads.
 Compiling a network for a tile's shape takes 0.05 to 0.2 s and is remembered; OpenVINO's cache on disk was
 measured and saves nothing of that.
+
+A model file that is not bundled is run on a small image before it is used: what OpenVINO or torch cannot do
+with it, and results that are not finite, are errors that name the file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import math
@@ -25,7 +29,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from snowmelt import processor
+from snowmelt import processor, tiles, zoo
 from snowmelt.errors import UserError, nearest
 from snowmelt.modelfile import ModelFile, assemble, need_torch
 
@@ -38,6 +42,7 @@ SHAPES_KEPT, SHAPES_BYTES = 8, 2**30
 CORES_PER_STREAM = 8
 # Measured: 2 of the largest tensors are alive at a time in a chain of convolutions, 3.4 in a U-Net.
 TENSORS_ALIVE = 4
+TRIAL_SIDE = 32  # pixels, or what the network's multiple asks for
 OUTPUT_AXES = {"Convolution": 0, "ConvolutionBackpropData": 1}  # of a kernel's axes
 
 
@@ -66,6 +71,9 @@ def choose(
     ``precision`` "auto" is bf16 where the hardware has it; "int8" is 8 bits where the processor computes
     them exactly and the model is calibrated for them, else as "auto". ``threads`` limits the processor's
     cores.
+
+    Raises:
+        UserError: The device is not there, or the model does not run on it, or gives what is not finite.
     """
     for value, known in ((device, DEVICES), (precision, PRECISIONS)):
         if value not in known:
@@ -77,9 +85,46 @@ def choose(
         device = _found_gpu() or "cpu"
     elif device != "cpu":
         _check_gpu(device)
-    if device == "cpu":
-        return OpenVino(model, precision, threads)
-    return Torch(model, device, precision)
+    with refused(model):
+        if device == "cpu":
+            engine: Engine = OpenVino(model, precision, threads)
+        else:
+            engine = Torch(model, device, precision)
+    if model.path not in zoo.shipped().values():
+        _try_out(engine, model)
+    return engine
+
+
+@contextlib.contextmanager
+def refused(model: ModelFile) -> Iterator[None]:
+    """Errors of OpenVINO, torch and numpy as a UserError with the file's name."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (RuntimeError, ValueError, IndexError, OverflowError) as error:
+        raise UserError(f"{model.path}: it cannot be run: {processor.in_words(error)}") from error
+
+
+def _try_out(engine: Engine, model: ModelFile) -> None:
+    """Run the model on a small image with black, white and all between; an error if that fails."""
+    header = model.header
+    side = tiles.round_up(TRIAL_SIDE, header.multiple)
+    random = np.random.default_rng(0)
+    image = random.uniform(-0.5, 1.5, (1, header.channels, side, side)).clip(0, 1)
+    level = np.full((1, 1, side, side), 0.1)
+    inputs = [image.astype(np.float32), level.astype(np.float32)][: len(header.inputs)]
+    result = engine(inputs)
+    if result.shape != image.shape:
+        raise UserError(
+            f"{model.path}: of an image of shape {image.shape} it makes one of {result.shape}"
+        )
+    bad = result.size - int(np.isfinite(result).sum())
+    if bad:
+        raise UserError(
+            f"{model.path}: of {result.size:,} values of its result on a small image {bad:,} are not "
+            "finite: its weights are too large, or it divides by what can be zero"
+        )
 
 
 def _found_gpu() -> str | None:
@@ -121,6 +166,7 @@ class OpenVino:
 
     def __init__(self, model: ModelFile, precision: str, threads: int | None) -> None:
         self._core = processor.core()
+        self._model = model
         has_bf16 = processor.has_bf16()
         if precision == "bf16" and not has_bf16:
             raise UserError("precision 'bf16': this processor has no bf16; use 'f32'")
@@ -130,7 +176,7 @@ class OpenVino:
         if in_8_bits:
             round_to_8_bits(self._graph, model.header.int8, model.weights)
         self.precision = "int8" if in_8_bits else floats
-        self._deep = partial(OpenVino, model, "auto", threads) if in_8_bits else None
+        self._deep = partial(choose, model, device="cpu", threads=threads) if in_8_bits else None
         self._shapes: OrderedDict[tuple[int, ...], SimpleQueue[Any]] = OrderedDict()
         self._lock = threading.Lock()
         threads = threads or _cores()
@@ -153,13 +199,16 @@ class OpenVino:
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
         """Run the network on the image and, where it asks for it, the noise level."""
-        requests = self._requests([array.shape for array in inputs])
-        request = requests.get()
-        try:
-            found = request.infer(dict(enumerate(inputs)), share_inputs=True, share_outputs=True)
-            return np.array(found[0])
-        finally:
-            requests.put(request)
+        with refused(self._model):
+            requests = self._requests([array.shape for array in inputs])
+            request = requests.get()
+            try:
+                found = request.infer(
+                    dict(enumerate(inputs)), share_inputs=True, share_outputs=True
+                )
+                return np.array(found[0])
+            finally:
+                requests.put(request)
 
     def _requests(self, shapes: Sequence[tuple[int, ...]]) -> SimpleQueue[Any]:
         with self._lock:
@@ -192,7 +241,7 @@ class OpenVino:
         channels = [header.channels, 1][: len(header.inputs)]
         graph = self._reshaped([(1, count, side, side) for count in channels])
         largest = max(math.prod(shape) for shape in _shapes(graph) if len(shape) == 4)
-        return largest * TENSORS_ALIVE // side**2
+        return max(largest * TENSORS_ALIVE // side**2, _numbers_alive(model))
 
 
 def _shapes(graph: Any) -> Iterator[tuple[int, ...]]:
@@ -203,6 +252,12 @@ def _shapes(graph: Any) -> Iterator[tuple[int, ...]]:
         if node.get_type_name() == "Parameter" or sources & moving:
             moving.add(node.get_friendly_name())
             yield from (tuple(output.get_shape()) for output in node.outputs())
+
+
+def _numbers_alive(model: ModelFile) -> int:
+    """For a pixel of the smallest tile, by the graph: many small tensors may take more than four large."""
+    side = tiles.smallest_tile(model.header.reach, model.header.multiple)
+    return math.ceil(model.needs.bytes(side, side) / 4 / side**2)
 
 
 def round_to_8_bits(
@@ -256,7 +311,8 @@ class Torch:
         self._network = network.to(self._device, memory_format=torch.channels_last)
         self.workers = 2  # One scales while the other waits for the GPU.
         widest = max(max(array.shape[:2]) for array in model.weights.values() if array.ndim == 4)
-        self.pixel_bytes = widest * 4 * TENSORS_ALIVE
+        self.pixel_bytes = 4 * max(widest * TENSORS_ALIVE, _numbers_alive(model))
+        self._model = model
 
     @property
     def deep(self) -> Engine:
@@ -271,7 +327,7 @@ class Torch:
         # cudnn's own choice, TF32, keeps 10 bits: no float32.
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=half)
         cast = torch.autocast(self._device.type, torch.bfloat16, enabled=half)
-        with torch.inference_mode(), exact, cast:
+        with refused(self._model), torch.inference_mode(), exact, cast:
             tensors = [torch.from_numpy(array).to(self._device) for array in inputs]
             result: Tensor = self._network(*tensors).float().cpu().numpy()
         return result

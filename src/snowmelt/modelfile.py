@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snowmelt import __version__, footprint, onnxfile, processor
-from snowmelt.errors import UserError, nearest
+from snowmelt import __version__, footprint, noise, onnxfile, processor
+from snowmelt.errors import UserError, nearest, printable
 from snowmelt.files import replacing
 from snowmelt.limits import MAX_BYTES, MAX_HEADER_CHARACTERS
 from snowmelt.onnxfile import short
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 FORMAT = 4  # 2 brought the key "told", 3 weights in float16, 4 the key "int8"
@@ -39,6 +40,13 @@ CREATED_WITH = f"snowmelt {__version__}"
 INPUTS = ("image", "noise_level")
 OUTPUT = "denoised"
 MAX_CHANNELS, MAX_REACH, MAX_MULTIPLE = 1024, 4096, 256
+# What images are scaled by has to be a float32 with room to compute; of a range that is narrower than this
+# part of its own values, float32 keeps fewer than 100 steps.
+MAX_VALUE, NARROWEST = 1e30, 1e-5
+MAX_SPAN, LEAST_SPAN = 1e6, 1e-6  # of numbers inside a network, for 8 bits
+MAX_LEVEL = 10.0  # of noise, as a part of the range
+# Of the network's arguments: entries of a list, and blocks in all levels together.
+MAX_ENTRIES, MAX_BLOCKS = 1000, 1000
 OPSETS = range(13, 27)
 # Rounding in float32, in another order of summing, differs by about 1e-6 of the largest value.
 TOLERANCE = 1e-4
@@ -153,32 +161,78 @@ def _is_between(low: int, high: int) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and low <= value <= high
 
 
+def _is_pair(value: Any, largest: float) -> bool:
+    """Whether it is two numbers, the lower one first, none further from 0 than ``largest``."""
+    numbers = len(value) == 2 and all(type(number) in (int, float) for number in value)
+    return numbers and value[0] < value[1] and all(abs(number) <= largest for number in value)
+
+
 def _is_range(value: Any) -> bool:
     if value is None:
         return True
-    numbers = isinstance(value, tuple) and all(type(number) in (int, float) for number in value)
-    if not numbers or len(value) != 2:
+    if not isinstance(value, tuple) or not _is_pair(value, MAX_VALUE):
         return False
-    return all(abs(number) < 1e300 for number in value) and value[0] < value[1]
+    low, high = value
+    return high - low >= max(1 / MAX_VALUE, NARROWEST * max(abs(low), abs(high)))
 
 
 def _is_ranges(value: Any) -> bool:
     return _is_object(value) and all(
-        isinstance(each, list) and _is_range(tuple(each)) and each[0] <= 0 < each[1]
+        isinstance(each, list)
+        and _is_pair(each, MAX_SPAN)
+        and each[0] <= 0
+        and each[1] > LEAST_SPAN
         for each in value.values()
     )
 
 
+def _is_config(value: Any) -> bool:
+    """Whether it can be a network's arguments; building a network takes a time for each block."""
+    if not _is_object(value):
+        return False
+    lists = [each for each in value.values() if isinstance(each, list)]
+    blocks = value.get("blocks", [])
+    counts = [each for each in blocks if type(each) is int] if isinstance(blocks, list) else []
+    return all(len(each) <= MAX_ENTRIES for each in lists) and sum(counts) <= MAX_BLOCKS
+
+
+def _is_level(value: Any) -> bool:
+    """Whether it is noise that a network can be told: its level is known, and not absurd."""
+    if value is None:
+        return True
+    try:
+        kind = noise.parse(value) if isinstance(value, str) else None
+    except (UserError, OverflowError):
+        return False
+    known = isinstance(kind, noise.Gaussian | noise.Poisson | noise.PoissonGaussian)
+    sigma, photons = getattr(kind, "sigma", 0.0), getattr(kind, "peak", math.inf)
+    return known and sigma <= MAX_LEVEL and photons >= 1 / MAX_LEVEL**2
+
+
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "architecture": ("a name", _is_text),
-    "config": ("an object of the network's arguments", _is_object),
+    "config": (
+        f"an object of the network's arguments, at most {MAX_ENTRIES} in a list and {MAX_BLOCKS} blocks",
+        _is_config,
+    ),
     "channels": (f"a whole number from 1 to {MAX_CHANNELS}", _is_between(1, MAX_CHANNELS)),
     "reach": (f"a whole number from 0 to {MAX_REACH}", _is_between(0, MAX_REACH)),
     "multiple": (f"a whole number from 1 to {MAX_MULTIPLE}", _is_between(1, MAX_MULTIPLE)),
-    "value_range": ("two finite numbers, the lower one first, or null", _is_range),
+    "value_range": (
+        f"two numbers, the lower one first, neither over {MAX_VALUE:g} nor too close to each other for "
+        "float32, or null",
+        _is_range,
+    ),
     "conditioned": ("true or false", lambda value: isinstance(value, bool)),
-    "told": ("text or null", _is_text_or_none),
-    "int8": ("an object of ranges [low, high] about 0 by layer", _is_ranges),
+    "told": (
+        f"noise such as gaussian:25, gaussian, poisson or both, of a level up to {MAX_LEVEL:g} times the "
+        "range, or null",
+        _is_level,
+    ),
+    "int8": (
+        f"an object of ranges [low, high] about 0 by layer, {LEAST_SPAN:g} to {MAX_SPAN:g}",
+        _is_ranges,
+    ),
     "name": ("text or null", _is_text_or_none),
     "noise": ("text or null", _is_text_or_none),
     "recipe": ("an object", _is_object),
@@ -193,7 +247,11 @@ def _json_object(text: str) -> dict[str, Any]:
     if len(text) > MAX_HEADER_CHARACTERS:
         raise UserError(f"the header has {len(text):,} characters, over {MAX_HEADER_CHARACTERS:,}")
     try:
-        values = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        values = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+        )
+        # Half of a pair of surrogates is no character: it could be neither printed nor written again.
+        json.dumps(values, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise UserError(f"the header is not JSON: {error}") from error
     if not isinstance(values, dict):
@@ -210,6 +268,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {short(text)} is too large")
+    return number
 
 
 def _check_format(number: Any) -> None:
@@ -232,6 +297,7 @@ class ModelFile:
         weights: The network's state, float32, by name.
         raw: The bytes of the file; give these to a runtime, not the path.
         sha256: Of these bytes.
+        needs: Memory and work that the graph takes, for an image of any size.
     """
 
     path: Path
@@ -239,6 +305,7 @@ class ModelFile:
     weights: dict[str, NDArray[np.float32]]
     raw: bytes = field(repr=False)
     sha256: str
+    needs: footprint.Needs = field(repr=False)
 
 
 def read(path: str | os.PathLike[str]) -> ModelFile:
@@ -288,15 +355,13 @@ def _checked(path: Path, data: bytes) -> ModelFile:
     _check_operators(model)
     _check_interface(model, header)
     _check_weights(model)
-    for layer in header.int8:
-        if f"{layer}.weight" not in model.initializers:
-            raise UserError(f"the header's int8 names {short(layer)}, a layer without weights")
+    _check_layers(model, header)
     channels = {"image": header.channels, "noise_level": 1, OUTPUT: header.channels}
-    footprint.check(model, channels, header.reach, header.multiple)
+    needs = footprint.check(model, channels, header.reach, header.multiple)
     weights = {
         name: array.astype(np.float32, copy=False) for name, array in model.initializers.items()
     }
-    return ModelFile(path, header, weights, data, hashlib.sha256(data).hexdigest())
+    return ModelFile(path, header, weights, data, hashlib.sha256(data).hexdigest(), needs)
 
 
 def _check_operators(model: onnxfile.Model) -> None:
@@ -348,18 +413,34 @@ def _check_weights(model: onnxfile.Model) -> None:
             raise UserError(f"nothing uses the weights {short(name)}")
         if array.dtype.kind != "f":
             raise UserError(f"the weights {short(name)} are {array.dtype}; expected float32")
-        bad = array.size - int(np.isfinite(array).sum())
-        if bad:
-            raise UserError(
-                f"{bad} of {array.size} numbers of the weights {short(name)} are not finite"
-            )
+
+
+def _check_layers(model: onnxfile.Model, header: Header) -> None:
+    """Layers that are to be computed in 8 bits are convolutions, and their weights are their own."""
+    wide = {
+        node.outputs[0]: node.inputs[0]
+        for node in model.nodes
+        if node.op_type == "Cast"
+        if node.inputs
+    }
+    kernels = {
+        wide.get(name, name): node.outputs[0].split("/")[1:2]
+        for node in model.nodes
+        if node.op_type in ("Conv", "ConvTranspose")
+        for name in node.inputs[1:2]
+    }
+    for layer in header.int8:
+        if f"{layer}.weight" not in model.initializers:
+            raise UserError(f"the header's int8 names {short(layer)}, a layer without weights")
+        if kernels.get(f"{layer}.weight") != [layer]:
+            raise UserError(f"the header's int8 names {short(layer)}, which is no convolution")
 
 
 def inspect_text(path: str | os.PathLike[str]) -> str:
     """What a model file says, for people: one line a fact, control characters made visible."""
     model = read(path)
-    lines = [f"{key:<14}{_plain(value)}".rstrip() for key, value in _facts(model)]
-    return "\n".join([_plain(str(path)), *lines])
+    lines = [f"{key:<14}{printable(value)}".rstrip() for key, value in _facts(model)]
+    return "\n".join([printable(str(path)), *lines])
 
 
 def _facts(model: ModelFile) -> list[tuple[str, str]]:
@@ -397,13 +478,6 @@ def _rows(key: str, rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 def _value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _plain(text: str) -> str:
-    """A stranger's text must not steer the terminal."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
 
 
 def make_header(network: nn.Module, **fields: Any) -> Header:
@@ -476,8 +550,18 @@ def _still_copy(network: nn.Module, *, half: bool) -> nn.Module:
         if value.dtype != torch.float32:
             raise UserError(f"the network's {name} is {value.dtype}; expected torch.float32")
         if half:
-            value.copy_(value.half())
+            value.copy_(_halved(name, value))
     return still
+
+
+def _halved(name: str, value: torch.Tensor) -> torch.Tensor:
+    half = value.half()
+    if half.isinf().any() and value.isfinite().all():
+        raise UserError(
+            f"the network's {name} reaches {float(value.abs().max()):.3g}; float16 ends at 65504: write it "
+            "in float32"
+        )
+    return half
 
 
 def _to_onnx(network: nn.Module, header: Header, *, half: bool) -> bytes:
@@ -524,7 +608,7 @@ def _run(model: ModelFile, inputs: list[NDArray[np.float32]]) -> NDArray[np.floa
             graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
         )(inputs)[0]
     except RuntimeError as error:
-        raise UserError(f"OpenVINO cannot run it: {error}") from error
+        raise UserError(f"OpenVINO cannot run it: {processor.in_words(error)}") from error
     return result
 
 
@@ -574,6 +658,7 @@ def _built(header: Header) -> nn.Module:
         raise
     except Exception as error:  # The config is a stranger's: torch answers in many ways.
         raise UserError(
-            f"{header.architecture} cannot be built from {short(header.config)}: {error}"
+            f"{header.architecture} cannot be built from {short(header.config)}: "
+            f"{printable(str(error))[:300]}"
         ) from error
     return network

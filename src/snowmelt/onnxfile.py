@@ -22,7 +22,10 @@ from numpy.typing import NDArray
 from snowmelt.errors import UserError
 from snowmelt.limits import MAX_DIMENSIONS, MAX_FIELDS
 
+MAX_TENSOR = 2**31 - 1  # Numbers, and length of an axis: protobuf's limit for the bytes of a file.
 DATA_TYPES = {1: "float32", 7: "int64", 10: "float16"}
+# 3 brought operator sets (2017), 14 is that of ONNX 1.23.
+IR_VERSIONS = range(3, 15)
 
 Kind = Literal["int", "ints", "float", "floats", "text", "bytes", "message", "refused"]
 Message = dict[str, Any]
@@ -160,7 +163,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Model:
-    """What an ONNX file holds, checked: every tensor is whole, every name is defined once, before use."""
+    """What an ONNX file holds, checked: tensors are whole and finite, names defined once, before use.
+
+    ``stated`` is what the file says of the tensors inside (value_info), which nothing needs.
+    """
 
     metadata: dict[str, str]
     initializers: dict[str, NDArray[Any]]
@@ -169,6 +175,7 @@ class Model:
     outputs: tuple[Value, ...]
     opsets: dict[str, int]
     producer: str
+    stated: tuple[Value, ...] = ()
 
 
 def short(value: Any) -> str:
@@ -341,15 +348,21 @@ def _text(data: memoryview, where: str) -> str:
 def parse(data: bytes) -> Model:
     """Read and check an ONNX model. The arrays are copies. Raises UserError, without a file's name."""
     message = decode(data)
-    if "graph" not in message or message.get("ir_version", 0) < 1:
+    version = message.get("ir_version", 0)
+    if "graph" not in message or version < 1:
         raise UserError("not an ONNX file: it has no graph")
+    if version not in IR_VERSIONS:
+        raise UserError(
+            f"it is of ONNX's file version (IR) {version}; expected {IR_VERSIONS[0]} to "
+            f"{IR_VERSIONS[-1]}"
+        )
     graph = message["graph"]
     initializers: dict[str, NDArray[Any]] = {}
     for tensor in graph.get("initializer", []):
         name = tensor.get("name", "")
         if name in initializers:
             raise UserError(f"the weights {short(name)} are there twice")
-        initializers[name] = _array(tensor)
+        initializers[name] = _array(tensor, f"the weights {short(name)}")
     model = Model(
         metadata=_pairs(message.get("metadata_props", []), "key", "value", "metadata key"),
         initializers=initializers,
@@ -358,6 +371,7 @@ def parse(data: bytes) -> Model:
         outputs=tuple(_value(value) for value in graph.get("output", [])),
         opsets=_pairs(message.get("opset_import", []), "domain", "version", "operator set"),
         producer=" ".join(message.get(key, "") for key in ("producer_name", "producer_version")),
+        stated=tuple(_value(value) for value in graph.get("value_info", [])),
     )
     _check_order(model)
     return model
@@ -375,11 +389,12 @@ def _pairs(entries: list[Message], key: str, value: str, what: str) -> dict[str,
 
 def _node(node: Message) -> Node:
     attributes = {}
+    where = short(next(iter(node.get("output", [])), ""))
     for attribute in node.get("attribute", []):
         name = attribute.get("name", "")
         if name in attributes:
             raise UserError(f"damaged: the attribute {short(name)} is there twice")
-        attributes[name] = _attribute(attribute)
+        attributes[name] = _attribute(attribute, f"{short(name)} of {where}")
     return Node(
         op_type=node.get("op_type", ""),
         domain=node.get("domain", ""),
@@ -389,8 +404,8 @@ def _node(node: Message) -> Node:
     )
 
 
-def _attribute(attribute: Message) -> Any:
-    """Its value: a number, text, an array or a list, as its type says."""
+def _attribute(attribute: Message, where: str) -> Any:
+    """Its value: a finite number, text, an array or a list, as its type says."""
     kind, name = attribute.get("type", 0), attribute.get("name", "")
     key = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints"}.get(kind, "")
     if attribute.keys() - {"name", "type", "doc_string"} != {key}:
@@ -398,9 +413,13 @@ def _attribute(attribute: Message) -> Any:
     value = attribute[key]
     if key == "s":
         return _text(value, name)
+    if key == "t":
+        return _array(value, where)
     if key == "floats":
-        return np.frombuffer(b"".join(value), "<f4").tolist()
-    return _array(value) if key == "t" else value
+        value = np.frombuffer(b"".join(value), "<f4").tolist()
+    if key in ("f", "floats"):
+        _check_finite(np.asarray(value), where)
+    return value
 
 
 def _value(value: Message) -> Value:
@@ -413,8 +432,15 @@ def _value(value: Message) -> Value:
     return Value(name, tensor.get("elem_type", 0), shape)
 
 
-def _array(tensor: Message) -> NDArray[Any]:
-    name, shape = tensor.get("name", ""), tensor.get("dims", [])
+def _check_finite(array: NDArray[Any], where: str) -> None:
+    if array.dtype.kind == "f":
+        bad = array.size - int(np.isfinite(array).sum())
+        if bad:
+            raise UserError(f"{bad} of {array.size} numbers of {where} are not finite")
+
+
+def _array(tensor: Message, where: str) -> NDArray[Any]:
+    name, shape = tensor.get("name") or where, tensor.get("dims", [])
     dtype = DATA_TYPES.get(tensor.get("data_type", 0))
     if tensor.get("data_location", 0) != 0:
         raise UserError(_REASONS["external_data"])
@@ -423,7 +449,9 @@ def _array(tensor: Message) -> NDArray[Any]:
             f"the tensor {short(name)} has ONNX data type {tensor.get('data_type', 0)}; "
             f"expected float32 (1), int64 (7) or float16 (10)"
         )
-    if len(shape) > MAX_DIMENSIONS or any(size < 0 for size in shape):
+    too_many = len(shape) > MAX_DIMENSIONS or any(size < 0 for size in shape)
+    # An axis of length 0 hides the others from a product.
+    if too_many or math.prod(max(1, size) for size in shape) > MAX_TENSOR:
         raise UserError(f"the tensor {short(name)} has the impossible shape {short(shape)}")
     data = _tensor_bytes(tensor, dtype)
     size = math.prod(shape) * np.dtype(dtype).itemsize
@@ -433,7 +461,9 @@ def _array(tensor: Message) -> NDArray[Any]:
             f"but has {len(data)}"
         )
     little_endian = np.dtype(dtype).newbyteorder("<")
-    return np.frombuffer(data, little_endian).astype(dtype).reshape(shape)
+    array = np.frombuffer(data, little_endian).astype(dtype).reshape(shape)
+    _check_finite(array, where)
+    return array
 
 
 def _tensor_bytes(tensor: Message, dtype: str) -> bytes | memoryview:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from snowmelt.errors import printable
+
 if TYPE_CHECKING:
     import openvino
 
@@ -36,6 +38,13 @@ def _core() -> openvino.Core:
     # (2026.4; without this line 4 of 52 first calls from 4 threads hung.)
     openvino.Tensor(np.zeros(1, np.float32), shared_memory=True).data  # noqa: B018
     return openvino.Core()
+
+
+def in_words(error: Exception) -> str:
+    """What OpenVINO says is wrong, in one line without places in its source; safe to print."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith("Exception from ")]
+    return printable(" ".join(said) or type(error).__name__)[:300]
 
 
 def has_bf16() -> bool:
