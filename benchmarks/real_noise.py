@@ -233,7 +233,7 @@ class Bench:
 
     @staticmethod
     def _ssim(item: Item, image: Array) -> float:
-        return float(ssim(item.reference, image, data_range=item.span))
+        return float(ssim(item.reference, image, data_range=item.span, channel_axis=item.axis))
 
     def _peer(self, item: Item) -> float:
         import torch
