@@ -1,7 +1,8 @@
 """The automatic noise level on noise that is not white: against the best of 12 fixed levels, image by image.
 
     python benchmarks/real_noise.py --model base
-    python benchmarks/real_noise.py --sets zoo clean --limit 4      a quick look
+    python benchmarks/real_noise.py --sets zoo clean --limit 4      a look at some
+    python benchmarks/real_noise.py --quick                         without the fixed levels
     python benchmarks/real_noise.py --denoiser mine:denoise         any function (array) -> array, automatic
 
 Sets: polyu (100 camera crops), fmd (24 micrographs, by microscope), zoo (`noise_zoo`), clean (images that
@@ -43,6 +44,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "snowme
 LEVELS = (1.5, 3, 5, 7, 10, 13, 17, 22, 28, 35, 44, 55)  # on a 0–255 scale
 WHITE = (5, 10, 15, 25, 35, 50)
 COLOUR = (15, 25, 50)
+LEVELLED = ("polyu", "fmd", "zoo")
 WITHIN, BELOW, CLOSE = 0.3, 0.05, 45.0  # dB: to the best level, to the noisy image, to a clean one
 EACH = 8  # images of each kind of the zoo
 SIDE = 256
@@ -122,22 +124,22 @@ class Summary:
 
 
 def summarise(group: str, scores: Sequence[Score]) -> Summary:
-    """The criteria of a set of noisy images that were scored at all `LEVELS`."""
-    levels = np.array([each.levels for each in scores])
-    automatic, noisy = (
-        np.array([getattr(each, what) for each in scores]) for what in ("automatic", "noisy")
-    )
+    """The criteria of a set of noisy images; NaN where they were not scored at all `LEVELS`."""
+    unknown = (np.nan,) * len(LEVELS)
+    levels = np.array([each.levels or unknown for each in scores])
+    automatic, noisy = _columns(scores, "automatic", "noisy")
     to_best, to_noisy = automatic - levels.max(axis=1), automatic - noisy
     one = int(levels.mean(axis=0).argmax())
+    known = not np.isnan(levels).any()
     return Summary(
         group=group,
         images=len(scores),
         noisy=float(noisy.mean()),
         automatic=float(automatic.mean()),
         one_level=float(levels[:, one].mean()),
-        the_level=LEVELS[one],
+        the_level=LEVELS[one] if known else np.nan,
         best=float(levels.max(axis=1).mean()),
-        within=100 * float((to_best >= -WITHIN).mean()),
+        within=100 * float((to_best >= -WITHIN).mean()) if known else np.nan,
         worst=float(to_best.min()),
         below=100 * float((to_noisy < -BELOW).mean()),
         worst_to_noisy=float(to_noisy.min()),
@@ -548,7 +550,9 @@ def main() -> None:
         try:
             items = SETS[name](options.limit)
             scores = [
-                bench.score(each, levels=name in ("polyu", "fmd", "zoo"), peer=name == "colour")
+                bench.score(
+                    each, levels=name in LEVELLED and not options.quick, peer=name == "colour"
+                )
                 for each in tqdm(items, desc=name, disable=None)
             ]
         except FileNotFoundError as error:
@@ -571,6 +575,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", default="base", help="bundled name, or file or pair of files")
     parser.add_argument("--denoiser", metavar="MODULE:FUNCTION", help="instead of the model's own")
     parser.add_argument("--limit", type=int, metavar="N", help="images of each group")
+    parser.add_argument("--quick", action="store_true", help="automatic only, no fixed levels")
     parser.add_argument("--full", action="store_true", help="SSIM, too")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int)

@@ -47,6 +47,14 @@ def test_criteria_are_those_of_each_image() -> None:
     assert found.worst_to_noisy == pytest.approx(-0.1)
 
 
+def test_without_fixed_levels_the_noisy_image_is_compared_with() -> None:
+    scores = [real_noise.Score("g", "n", 20.0, result, False, 30.0, 0.1) for result in (19.0, 25.0)]
+    found = real_noise.summarise("g", scores)
+    assert np.isnan([found.best, found.one_level, found.the_level, found.within, found.worst]).all()
+    assert (found.automatic, found.below, found.worst_to_noisy) == (22.0, 50.0, -1.0)
+    assert "nan" in real_noise.noisy_table(scores, "all")
+
+
 def test_all_images_get_a_line_of_their_own() -> None:
     scores = [score(1, 1), score(2, 2)]
     assert list(real_noise.by_group(scores, "all")) == ["a"]
