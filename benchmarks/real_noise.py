@@ -195,6 +195,7 @@ class Bench:
     automatic: Automatic
     cache: Cache
     full: bool
+    seen: set[tuple[int, ...]] = field(default_factory=set)
 
     def score(self, item: Item, *, levels: bool, peer: bool = False) -> Score:
         """Everything about an image; the fixed levels only where asked for, else the given one."""
@@ -204,8 +205,9 @@ class Bench:
         given = None
         if item.level is not None:
             given = self.cache.get(f"{name} {item.level}", lambda: [self._at(item, item.level)])[0]
-        if self.full:  # the first image of a size pays for the engine's preparation
-            self.automatic(item.noisy)
+        if self.full and item.noisy.shape not in self.seen:
+            self.seen.add(item.noisy.shape)
+            self.automatic(item.noisy)  # the first image of a size pays for the preparation
         started = time.process_time()
         result = self.automatic(item.noisy) if not peer else item.noisy
         seconds = time.process_time() - started
