@@ -1,50 +1,53 @@
-"""Train the level estimator through `base`, and fine-tune the bundled networks with it, on simulated acquisition.
+"""Train the level estimator, and fine-tune the bundled networks with it, on simulated acquisition.
 
-Two programs that run at the same time: several makers of samples (`make`), and one trainer for grey and one
-for colour (`train`). They share ring buffers in a folder in memory, so that a GPU never waits for samples:
+Makers of samples and one trainer for grey, one for colour run at the same time and share ring buffers in a
+folder in memory, so that a GPU never waits for samples:
 
-    python benchmarks/train_real.py make --data FOLDER --ring /dev/shm/ring --workers 14 &
-    python benchmarks/train_real.py train --ring /dev/shm/ring --channels 3 --seconds 90 200 60 200 --out OUT
+    python benchmarks/train_real.py make --data FOLDER ... --ring RING --workers 14 &
+    python benchmarks/train_real.py train --ring RING --channels 3 --seconds 60 90 200 60 200 --out OUT
+    python benchmarks/train_real.py release --trained OUT/small-3.pt --channels 3 --data FOLDER ...
 
-Stages: the estimator alone through the frozen `base`; `base` and the estimator together; `fast`, then
-`large`, with the estimator frozen. Half of each batch is white noise of known level, so that the networks
-keep what they know. The loss is the mean logarithm of the squared error: what the mean PSNR counts.
+Stages, with their seconds: the estimator on a first guess of the right level; the estimator through the
+frozen `base` (or --through fast); `base` and the estimator together; `fast`, then `large`, with the estimator
+frozen. In the last three about half of each batch is white noise of known level, so that the networks keep
+what they know. The loss is the mean logarithm of the squared error: what a mean PSNR counts.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import math
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snowmelt import acquisition, modelfile, optimizers, processor, recorded
-from snowmelt.levelnet import LevelEstimator, hats, level_map
+import snowmelt
+from snowmelt import acquisition, estimator, modelfile, optimizers, processor, recorded
+from snowmelt.levelnet import LevelEstimator, hats, level_map, to_onnx
 from snowmelt.recipe import Optimizer
 
 SIDE, PATCH = 160, 128  # of the samples in the rings, and of what is cut out of them
 SLOTS = {3: 6000, 1: 8000}
 CLEAN_SLOTS = 3000
+Stored: TypeAlias = NDArray[np.int16]
+Pixels: TypeAlias = NDArray[np.uint8]
 LOW, SPAN = -0.5, 2.0  # stored values: int16 over this range
 FLOOR = 2e-6  # added to a mean squared error: 57 dB
 HARM = 1.0  # weight of what is worse than the noisy image, beside the loss itself
 
 
-# --- makers ----------------------------------------------------------------------------------------
-
-
-def buffers(ring: Path, channels: int, mode: str) -> tuple[np.memmap, np.memmap]:
+def buffers(ring: Path, channels: int, mode: Any) -> tuple[Stored, Stored]:
     """Samples (N, 2, SIDE, SIDE, C): noisy and reference; and clean crops (N, SIDE, SIDE, C); both int16."""
     shape = (SIDE, SIDE, channels)
     samples = np.memmap(
@@ -54,12 +57,14 @@ def buffers(ring: Path, channels: int, mode: str) -> tuple[np.memmap, np.memmap]
     return samples, clean
 
 
-def packed(values: np.ndarray) -> np.ndarray:
+def packed(values: acquisition.Scene) -> Stored:
+    """Values as they are stored."""
     scaled = (values.clip(LOW, LOW + SPAN) - LOW) / SPAN * 65535 - 32768
     return np.round(scaled).astype(np.int16)
 
 
-def read_images(folders: list[Path]) -> list[np.ndarray]:
+def read_images(folders: list[Path]) -> list[Pixels]:
+    """All clean images below these folders, the large ones reduced."""
     from PIL import Image
 
     files = [
@@ -83,7 +88,7 @@ def read_images(folders: list[Path]) -> list[np.ndarray]:
 class Crops:
     """Clean crops; large images are seen more often, and some at half of their size."""
 
-    def __init__(self, images: list[np.ndarray]) -> None:
+    def __init__(self, images: list[Pixels]) -> None:
         self._images = images
         areas = np.sqrt([image.shape[0] * image.shape[1] for image in images])
         self._odds = np.cumsum(areas / areas.sum())
@@ -112,7 +117,7 @@ class Crops:
         return np.ascontiguousarray(crop[:, ::-1] if turns > 3 else crop)
 
 
-def make(worker: int, workers: int, images: list[np.ndarray], ring: Path) -> None:
+def make(worker: int, workers: int, images: list[Pixels], ring: Path) -> None:
     """Fill this worker's part of the rings, for ever: samples of both kinds, and clean crops."""
     rng = np.random.default_rng((0, worker, int(time.time())))
     crops = Crops(images)
@@ -132,13 +137,13 @@ def make(worker: int, workers: int, images: list[np.ndarray], ring: Path) -> Non
         (ring / f"count-{worker}").write_text(f"{turn + 1:9d}")
 
 
-def start_makers(data: list[Path], ring: Path, workers: int) -> None:
+def start_makers(arguments: argparse.Namespace) -> None:
+    """Begin the rings anew and fill them until stopped."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    images = read_images(data)
-    print(
-        f"{len(images)} images, {sum(i.shape[0] * i.shape[1] for i in images) / 1e6:.0f} Mpx",
-        flush=True,
-    )
+    ring, workers = arguments.ring, arguments.workers
+    images = read_images(arguments.data)
+    pixels = sum(image.shape[0] * image.shape[1] for image in images)
+    print(f"{len(images)} images, {pixels / 1e6:.0f} Mpx", flush=True)
     ring.mkdir(parents=True, exist_ok=True)
     for channels in (1, 3):
         buffers(ring, channels, "w+")
@@ -146,13 +151,10 @@ def start_makers(data: list[Path], ring: Path, workers: int) -> None:
         multiprocessing.Process(target=make, args=(each, workers, images, ring))
         for each in range(workers)
     ]
-    for each in started:
-        each.start()
-    for each in started:
-        each.join()
-
-
-# --- the trainer -----------------------------------------------------------------------------------
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
 
 
 class Ring:
@@ -216,17 +218,6 @@ class Ring:
         return values.movedim(-1, 2)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What one step sees; fields that a stage does not use are empty."""
-
-    noisy: Tensor
-    reference: Tensor
-    known_noisy: Tensor
-    known_clean: Tensor
-    known_level: Tensor
-
-
 def known_batch(
     ring: Ring, count: int, rng: np.random.Generator, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -246,18 +237,6 @@ def known_batch(
     return clean + noise, clean, level
 
 
-def log_error(denoised: Tensor, reference: Tensor) -> Tensor:
-    """(B,): log10 of the mean squared error."""
-    return torch.log10((denoised.float() - reference).square().mean((1, 2, 3)) + FLOOR)
-
-
-def zoo_loss(denoised: Tensor, noisy: Tensor, reference: Tensor) -> Tensor:
-    """Mean over images of the log error, and once more of what exceeds that of the noisy image."""
-    error = log_error(denoised, reference)
-    harm = (error - log_error(noisy.clamp(0, 1), reference)).clamp(min=0)
-    return (error + HARM * harm).mean()
-
-
 def wanted_curve(noisy: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     """A first guess of the right level from the noise itself, (B, K), and the share of each brightness.
 
@@ -274,173 +253,204 @@ def wanted_curve(noisy: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     return level.clamp(min=0.3 / 255), shares.mean(2)
 
 
-class Regression:
-    """The estimator alone, on `wanted_curve`: from there on the level does not collapse to zero."""
-
-    zoo, known = 16, 0
-
-    def __init__(self, estimator: nn.Module, device: torch.device) -> None:
-        self.optimizer = torch.optim.AdamW(estimator.parameters(), 2e-3, weight_decay=1e-3)
-        self.estimator, self.device = estimator, device
-
-    def run(self, ring: Ring, seconds: float, say: Callable[[str], None]) -> None:
-        begin, told, losses = time.time(), time.time(), []
-        while (progress := (time.time() - begin) / seconds) < 1:
-            for group in self.optimizer.param_groups:
-                group["lr"] = 2e-3 * min(1.0, len(losses) / 60, (1 - progress) / 0.5)
-            noisy, reference = ring.samples(self.zoo)
-            wanted, share = wanted_curve(noisy, reference)
-            with torch.autocast(self.device.type, torch.bfloat16):
-                curve = self.estimator(noisy)
-            off = (torch.log(curve) - torch.log(wanted)).abs()
-            loss = (
-                (functional.huber_loss(off, torch.zeros_like(off), reduction="none") * share)
-                .sum(1)
-                .mean()
-            )
-            self.optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.estimator.parameters(), 1.0)
-            self.optimizer.step()
-            losses.append((off * share).sum(1).mean().item())
-            if len(losses) % 5 == 0:
-                ring.refresh()
-            if time.time() - told > 30:
-                say(
-                    f"regression step {len(losses)}: mean distance {np.mean(losses[-50:]):.3f} of log level"
-                )
-                told = time.time()
+def log_error(denoised: Tensor, reference: Tensor) -> Tensor:
+    """(B,): log10 of the mean squared error."""
+    return torch.log10((denoised.float() - reference).square().mean((1, 2, 3)) + FLOOR)
 
 
+def zoo_loss(denoised: Tensor, noisy: Tensor, reference: Tensor) -> Tensor:
+    """Mean over images of the log error, and once more of what exceeds that of the noisy image."""
+    error = log_error(denoised, reference)
+    harm = (error - log_error(noisy.clamp(0, 1), reference)).clamp(min=0)
+    return (error + HARM * harm).mean()
+
+
+def guess_loss(curve: Tensor, wanted: Tensor, share: Tensor) -> Tensor:
+    """How far the logarithms of levels are from those of `wanted_curve`."""
+    off = torch.log(curve) - torch.log(wanted)
+    errors = functional.huber_loss(off, torch.zeros_like(off), reduction="none")
+    return (errors * share).sum(1).mean()
+
+
+@dataclass(frozen=True)
 class Stage:
-    """One network and the estimator, one of them or both in training."""
+    """A part of the training: what learns, at which rates, for how long, and on how much of what."""
 
-    def __init__(
-        self,
-        name: str,
-        network: nn.Module,
-        estimator: nn.Module,
-        *,
-        learn_network: float,
-        learn_estimator: float,
-        zoo: int,
-        known: int,
-        device: torch.device,
-    ) -> None:
-        self.name, self.network, self.estimator = name, network, estimator
-        self.rates = {"network": learn_network, "estimator": learn_estimator}
-        self.zoo, self.known = zoo, known
+    name: str  # of the bundled model that denoises; empty: the estimator alone, on a first guess
+    seconds: float
+    rate: float  # of the network; 0: it is frozen
+    estimator_rate: float
+    zoo: int
+    known: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees; ``known`` parts are empty where a stage has none."""
+
+    noisy: Tensor
+    reference: Tensor
+    known_noisy: Tensor
+    known_clean: Tensor
+    known_level: Tensor
+
+
+class Trainer:
+    """The networks and the estimator for one number of channels."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.channels, self.out, self.seed = arguments.channels, arguments.out, arguments.seed
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(self.seed)
+        self.estimator: Any = self._placed(LevelEstimator(self.channels))
+        if arguments.start:
+            state = torch.load(arguments.start, map_location=self.device)
+            self.estimator.load_state_dict(state["estimator"])
+        self.ring = Ring(arguments.ring, self.channels, self.device, self.seed)
+        self.ring.fill()
+        self.networks: dict[str, Any] = {}
+        self.found: dict[str, Any] = {}
+
+    def _placed(self, network: Any) -> Any:
+        return network.to(self.device, memory_format=torch.channels_last)
+
+    def say(self, text: str) -> None:
+        """One line, to the screen and to the log."""
+        print(f"[{self.channels}] {text}", flush=True)
+        with (self.out / f"log-{self.channels}.txt").open("a") as log:
+            print(text, file=log)
+
+    def run(self, stage: Stage) -> None:
+        """Train for a stage's time; what is kept is the running mean of what learns."""
+        step = Step(stage, self._network(stage), self.estimator, self.device)
+        rng = np.random.default_rng((1, self.seed))
+        generator = torch.Generator(self.device).manual_seed(self.seed)
+        begin = said = saved = time.time()
+        losses: list[Tensor] = []
+        while (progress := (time.time() - begin) / stage.seconds) < 1:
+            scale = min(1.0, len(losses) / 60, (1 - progress) / 0.8)
+            losses.append(step(self._batch(stage, rng, generator), scale))
+            if len(losses) % 20 == 0:
+                self.ring.refresh()
+            if time.time() - said > 30:
+                zoo, known = torch.stack(losses[-200:]).mean(0).tolist()
+                self.say(
+                    f"{stage.name or 'guess'} {time.time() - begin:.0f} s, step {len(losses)}: "
+                    f"zoo {zoo:.4f}, known {known:.4f}"
+                )
+                said = time.time()
+            if time.time() - saved > 30:
+                self._save(stage, step)
+                saved = time.time()
+        step.keep_means()
+        self._save(stage, step)
+
+    def _network(self, stage: Stage) -> Any:
+        if not stage.name:
+            return None
+        if stage.name not in self.networks:
+            end = "colour" if self.channels == 3 else "grey"
+            file = Path(modelfile.__file__).parent / "weights" / f"{stage.name}-{end}.onnx"
+            self.networks = {stage.name: self._placed(modelfile.load_network(file))}
+        return self.networks[stage.name]
+
+    def _batch(self, stage: Stage, rng: np.random.Generator, generator: torch.Generator) -> Batch:
+        noisy, reference = self.ring.samples(stage.zoo)
+        if stage.known:
+            return Batch(noisy, reference, *known_batch(self.ring, stage.known, rng, generator))
+        empty = noisy[:0]
+        return Batch(noisy, reference, empty, empty, empty[:, :1])
+
+    def _save(self, stage: Stage, step: Step) -> None:
+        states = step.states()
+        if stage.name == "large" and "network" in states:
+            halves(states.pop("network"), self.out, f"large-{self.channels}")
+        for name, state in states.items():
+            self.found[stage.name if name == "network" else name] = state
+        torch.save(self.found, self.out / f"small-{self.channels}.pt")
+
+
+class Step:
+    """One step of what learns in a stage; on a GPU recorded as one launch."""
+
+    def __init__(self, stage: Stage, network: Any, estimator: Any, device: torch.device) -> None:
+        self.stage, self.network, self.estimator = stage, network, estimator
         self.device = device
-        network.requires_grad_(learn_network > 0)
-        estimator.requires_grad_(learn_estimator > 0)
-        self.rate = torch.zeros((), device=device)
-        self.estimator_rate = torch.zeros((), device=device)
-        self.optimizers: list[tuple[torch.optim.Optimizer, Tensor]] = []
-        self.means: dict[str, tuple[nn.Module, Any]] = {}
-        if learn_network:
-            recipe = Optimizer(name="muon", lr=learn_network, schedule="trapezoid", decay=0.8)
-            self.optimizers += [
-                (each, self.rate)
-                for each in optimizers.make(network, recipe, bf16=device.type == "cuda")
-            ]
-            self.means["network"] = (network, optimizers.averaged(network, 0.999))
-        if learn_estimator:
+        cuda = device.type == "cuda"
+        self._optimizers: list[tuple[Any, Tensor, float]] = []
+        self._means: dict[str, tuple[Any, Any]] = {}
+        estimator.requires_grad_(stage.estimator_rate > 0)
+        if network is not None:
+            network.requires_grad_(stage.rate > 0).train(stage.rate > 0)
+        if stage.rate:
+            recipe = Optimizer(name="muon", lr=stage.rate)
+            for each in optimizers.make(network, recipe, bf16=cuda):
+                self._optimizers.append((each, torch.zeros((), device=device), stage.rate))
+            self._means["network"] = (network, optimizers.averaged(network, 0.999))
+        if stage.estimator_rate:
             adam = torch.optim.AdamW(
-                estimator.parameters(),
-                learn_estimator,
-                weight_decay=1e-3,
-                fused=device.type == "cuda",
+                estimator.parameters(), stage.estimator_rate, weight_decay=1e-3, fused=cuda
             )
-            self.optimizers.append((adam, self.estimator_rate))
-            self.means["estimator"] = (estimator, optimizers.averaged(estimator, 0.998))
-        self.change: Callable[[Batch], Tensor] = (
-            recorded.Recorded(self._change, device) if device.type == "cuda" else self._change
-        )
+            self._optimizers.append((adam, torch.zeros((), device=device), stage.estimator_rate))
+            self._means["estimator"] = (estimator, optimizers.averaged(estimator, 0.998))
+        change: Any = self._change
+        self._learn: Any = recorded.Recorded(change, device) if cuda else change
+
+    def __call__(self, batch: Batch, scale: float) -> Tensor:
+        """Change what learns, at a part ``scale`` of its rates; the losses on the zoo and on known levels."""
+        for optimizer, rate, full in self._optimizers:
+            rate.fill_(full * scale)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        losses: Tensor = self._learn(batch)
+        for module, mean in self._means.values():
+            mean.update_parameters(module)
+        return losses.clone()
 
     def _change(self, batch: Batch) -> Tensor:
-        for each, _ in self.optimizers:
-            each.zero_grad()
+        for optimizer, *_ in self._optimizers:
+            optimizer.zero_grad()
+        zoo, known = self._losses(batch)
+        share = self.stage.zoo / (self.stage.zoo + self.stage.known)
+        loss: Any = share * zoo + (1 - share) * known
+        loss.backward()
+        for module, _ in self._means.values():
+            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        for optimizer, *_ in self._optimizers:
+            for group in optimizer.param_groups:
+                group["capturable"] = recorded.is_recording()
+            optimizer.step()
+        return torch.stack((zoo.detach(), known.detach()))
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        nothing = batch.noisy.new_zeros(())
         with torch.autocast(self.device.type, torch.bfloat16):
             curve = self.estimator(batch.noisy)
-        level = level_map(curve, batch.noisy)
-        noisy, levels = batch.noisy, level
-        if self.known:
-            noisy = torch.cat((batch.noisy, batch.known_noisy))
-            levels = torch.cat((level, batch.known_level))
+        if self.network is None:
+            return guess_loss(curve, *wanted_curve(batch.noisy, batch.reference)), nothing
+        noisy = torch.cat((batch.noisy, batch.known_noisy))
+        level = torch.cat((level_map(curve, batch.noisy), batch.known_level))
         with torch.autocast(self.device.type, torch.bfloat16):
-            denoised = self.network(noisy.contiguous(memory_format=torch.channels_last), levels)
-        zoo = zoo_loss(denoised[: self.zoo], batch.noisy, batch.reference)
-        known = denoised.new_zeros(())
-        loss = zoo
-        if self.known:
-            known = log_error(denoised[self.zoo :], batch.known_clean).mean()
-            loss = zoo * (self.zoo / (self.zoo + self.known)) + known * (
-                self.known / (self.zoo + self.known)
-            )
-        loss.backward()
-        for module in (self.network, self.estimator):
-            found = [each for each in module.parameters() if each.grad is not None]
-            if found:
-                torch.nn.utils.clip_grad_norm_(found, 1.0)
-        for each, _ in self.optimizers:
-            for group in each.param_groups:
-                group["capturable"] = recorded.is_recording()
-            each.step()
-        return torch.stack((loss.detach(), zoo.detach(), known.detach().float()))
+            denoised = self.network(noisy.contiguous(memory_format=torch.channels_last), level)
+        count = self.stage.zoo
+        zoo = zoo_loss(denoised[:count], batch.noisy, batch.reference)
+        if not self.stage.known:
+            return zoo, nothing
+        return zoo, log_error(denoised[count:], batch.known_clean).mean()
 
-    def run(
-        self,
-        ring: Ring,
-        seconds: float,
-        say: Callable[[str], None],
-        save: Callable[[], None],
-        seed: int,
-    ) -> None:
-        """Train for so many seconds; what is kept in the end is the running mean."""
-        rng = np.random.default_rng((1, seed))
-        generator = torch.Generator(self.device)
-        generator.manual_seed(seed)
-        begin, step, told, saved = time.time(), 0, time.time(), time.time()
-        recent: list[Tensor] = []
-        while (progress := (time.time() - begin) / seconds) < 1:
-            scale = min(1.0, step / 60, (1 - progress) / 0.8)
-            self.rate.fill_(self.rates["network"] * scale)
-            self.estimator_rate.fill_(self.rates["estimator"] * scale)
-            for each, rate in self.optimizers:
-                for group in each.param_groups:
-                    group["lr"] = rate
-            noisy, reference = ring.samples(self.zoo)
-            empty = noisy.new_zeros((0, *noisy.shape[1:]))
-            known = (
-                known_batch(ring, self.known, rng, generator)
-                if self.known
-                else (empty, empty, empty[:, :1])
-            )
-            recent.append(self.change(Batch(noisy, reference, *known)).clone())
-            for module, mean in self.means.values():
-                mean.update_parameters(module)
-            step += 1
-            if step % 20 == 0:
-                ring.refresh()
-            if time.time() - told > 30:
-                loss, zoo, white = torch.stack(recent[-200:]).mean(0).tolist()
-                rate = step / (time.time() - begin)
-                say(
-                    f"{self.name} {time.time() - begin:.0f} s, step {step}, {rate:.1f} steps/s: zoo {-10 * zoo:.2f}, known {-10 * white:.2f} dB"
-                )
-                told, recent = time.time(), recent[-200:]
-            if time.time() - saved > 30:
-                save()
-                saved = time.time()
-        for module, mean in self.means.values():
+    def states(self) -> dict[str, dict[str, Tensor]]:
+        """The running means of what learns, on the processor."""
+        return {
+            name: {
+                key: value.detach().cpu().clone() for key, value in mean.module.state_dict().items()
+            }
+            for name, (_, mean) in self._means.items()
+        }
+
+    def keep_means(self) -> None:
+        """Go on with the running means."""
+        for module, mean in self._means.values():
             module.load_state_dict(mean.module.state_dict())
-        save()
-
-
-def bundled(name: str, channels: int) -> nn.Module:
-    end = "colour" if channels == 3 else "grey"
-    folder = Path(modelfile.__file__).parent / "weights"
-    return modelfile.load_network(folder / f"{name}-{end}.onnx")
 
 
 def halves(state: dict[str, Tensor], out: Path, name: str) -> None:
@@ -451,102 +461,86 @@ def halves(state: dict[str, Tensor], out: Path, name: str) -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """All stages, one after another."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     processor.keep_freed_memory()
-    channels, out = arguments.channels, arguments.out
-    out.mkdir(parents=True, exist_ok=True)
-    log = (out / f"log-{channels}.txt").open("a")
-
-    def say(text: str) -> None:
-        print(f"[{channels}] {text}", flush=True)
-        print(text, file=log, flush=True)
-
-    torch.manual_seed(arguments.seed)
-    estimator = LevelEstimator(channels).to(device, memory_format=torch.channels_last)
-    if arguments.start:
-        estimator.load_state_dict(torch.load(arguments.start, map_location=device)["estimator"])
-    ring = Ring(arguments.ring, channels, device, arguments.seed)
-    ring.fill()
-    say(f"rings filled: {ring._filled}")
-    found: dict[str, Any] = {}
+    arguments.out.mkdir(parents=True, exist_ok=True)
     zoo, known = arguments.batch
-    first, second, third, fourth = arguments.seconds
+    rate, through = arguments.rate, arguments.through
+    guess, frozen, together, fast, large = arguments.seconds
+    trainer = Trainer(arguments)
+    for stage in (
+        Stage("", guess, 0, 2e-3, 2 * zoo, 0),
+        Stage(through, frozen, 0, 1e-3, zoo + known, 0),
+        Stage(through, together, rate, 5e-4, zoo, known),
+        Stage("fast", fast, rate, 0, zoo, known),
+        Stage("large", large, 0.8 * rate, 0, zoo, known),
+    ):
+        if stage.seconds:
+            trainer.run(stage)
+    trainer.say("done")
 
-    def keep(name: str, network: nn.Module, stage: Stage) -> Callable[[], None]:
-        def save() -> None:
-            for key, (_, mean) in stage.means.items():
-                label = "estimator" if key == "estimator" else name
-                found[label] = {
-                    k: v.detach().cpu().clone() for k, v in mean.module.state_dict().items()
-                }
-            if name == "large":
-                halves(found.pop("large"), out, f"large-{channels}")
-            else:
-                torch.save(found, out / f"small-{channels}.pt")
 
-        return save
-
-    name = arguments.through
-    base = bundled(name, channels).to(device, memory_format=torch.channels_last)
-    plan = [
-        (name, base, 0.0, 1e-3, first),
-        (name, base, arguments.rate, 5e-4, second),
-        ("fast", None, arguments.rate, 0.0, third),
-        ("large", None, arguments.rate * 0.8, 0.0, fourth),
-    ]
-    if arguments.regression:
-        Regression(estimator, device).run(ring, arguments.regression, say)
-        torch.save({"estimator": estimator.state_dict()}, out / f"regression-{channels}.pt")
-    for index, (name, network, rate, estimator_rate, seconds) in enumerate(plan):
-        if not seconds:
-            continue
-        if network is None:
-            network = bundled(name, channels).to(device, memory_format=torch.channels_last)
-        network.train(rate > 0)
-        counts = (zoo + known, 0) if rate == 0 else (zoo, known)
-        stage = Stage(
-            f"{index} {name}",
-            network,
-            estimator,
-            learn_network=rate,
-            learn_estimator=estimator_rate,
-            zoo=counts[0],
-            known=counts[1],
-            device=device,
-        )
-        stage.run(ring, seconds, say, keep(name, network, stage), arguments.seed + index)
-    say("done")
+def release(arguments: argparse.Namespace) -> None:
+    """Write the estimator as the package's file, with a header that says what it is."""
+    state = torch.load(arguments.trained, map_location="cpu")["estimator"]
+    network = LevelEstimator(arguments.channels)
+    network.load_state_dict(state)
+    files = sorted(f for folder in arguments.data for f in folder.rglob("*") if f.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    target = estimator.path(arguments.channels)
+    header = {
+        "name": target.stem,
+        "version": arguments.version,
+        "created_with": f"snowmelt {snowmelt.__version__}",
+        "network": network.config,
+        "parameters": sum(each.numel() for each in network.parameters()),
+        "trained_through": arguments.through,
+        "recipe": arguments.recipe,
+        "data": {"files": len(files), "sha256": digest.hexdigest()},
+        "licence": arguments.licence,
+    }
+    target.parent.mkdir(exist_ok=True)
+    target.write_bytes(to_onnx(network.eval(), header))
+    print(target.name, hashlib.sha256(target.read_bytes()).hexdigest())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    commands = parser.add_subparsers(required=True, dest="command")
-    maker = commands.add_parser("make")
-    maker.add_argument("--data", type=Path, nargs="+", required=True)
+    """See the module."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True)
+    maker, trainer, releaser = (commands.add_parser(name) for name in ("make", "train", "release"))
+    maker.add_argument(
+        "--data", type=Path, nargs="+", required=True, help="folders of clean images"
+    )
     maker.add_argument("--ring", type=Path, required=True)
     maker.add_argument("--workers", type=int, default=2)
-    trainer = commands.add_parser("train")
+    maker.set_defaults(run=start_makers)
     trainer.add_argument("--ring", type=Path, required=True)
     trainer.add_argument("--channels", type=int, choices=(1, 3), required=True)
-    trainer.add_argument("--seconds", type=float, nargs=4, default=(90, 200, 60, 200))
-    trainer.add_argument("--regression", type=float, default=60, help="seconds, first")
-    trainer.add_argument(
-        "--batch", type=int, nargs=2, default=(16, 14), help="of the zoo, of known level"
-    )
+    trainer.add_argument("--seconds", type=float, nargs=5, default=(60, 90, 200, 60, 200))
+    trainer.add_argument("--through", default="base")
+    trainer.add_argument("--batch", type=int, nargs=2, default=(16, 14), help="zoo, known level")
     trainer.add_argument("--rate", type=float, default=6e-4)
     trainer.add_argument("--seed", type=int, default=0)
-    trainer.add_argument(
-        "--through", default="base", help="the model that the estimator is trained through"
-    )
-    trainer.add_argument("--start", type=Path)
+    trainer.add_argument("--start", type=Path, help="an earlier small-*.pt")
     trainer.add_argument("--out", type=Path, required=True)
+    trainer.set_defaults(run=train)
+    releaser.add_argument("--trained", type=Path, required=True)
+    releaser.add_argument("--channels", type=int, choices=(1, 3), required=True)
+    releaser.add_argument("--data", type=Path, nargs="+", required=True)
+    releaser.add_argument("--through", default="base")
+    releaser.add_argument("--version", type=int, default=1)
+    releaser.add_argument("--recipe", default="", help="how it was trained, in words")
+    releaser.add_argument("--licence", default="MIT")
+    releaser.set_defaults(run=release)
     arguments = parser.parse_args()
-    if arguments.command == "make":
-        start_makers(arguments.data, arguments.ring, arguments.workers)
-    else:
-        train(arguments)
+    arguments.run(arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Simulated acquisition: noise is added to the noisy image alone, with mean near zero, as each device makes it."""
+"""Simulated acquisition: noise is in the noisy image alone, with mean near zero, as each device makes it."""
 
 import numpy as np
 import pytest

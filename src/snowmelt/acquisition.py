@@ -122,9 +122,6 @@ def stored_in_8_bits(scene: Scene) -> Scene:
     return np.round(scene.clip(0, 1) * 255).astype(np.float32) / np.float32(255)
 
 
-# --- cameras ---------------------------------------------------------------------------------------
-
-
 def bayer_masks(height: int, width: int, rng: Generator) -> NDArray[np.bool_]:
     """(H, W, 3): which colour each photosite of a Bayer mosaic of random phase sees."""
     y, x = (int(each) for each in rng.integers(2, size=2))
@@ -305,9 +302,6 @@ def camera(scene: Scene, rng: Generator) -> Sample:
     return Sample(noisy, reference)
 
 
-# --- other noise -----------------------------------------------------------------------------------
-
-
 def _grains(shape: tuple[int, int, int], rng: Generator) -> Scene:
     """Noise of standard deviation near 1, white or correlated over space and channels."""
     height, width, channels = shape
@@ -398,9 +392,6 @@ def microscope(scene: Scene, rng: Generator) -> Sample:
         stretch = np.float32(rng.uniform(0.7, 1.0) / top)
         noisy, reference = noisy * stretch, reference * stretch
     return Sample(noisy.astype(np.float32), reference.astype(np.float32))
-
-
-# --- scenes ----------------------------------------------------------------------------------------
 
 
 def specimen(side: int, rng: Generator) -> Scene:

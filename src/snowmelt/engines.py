@@ -179,7 +179,7 @@ class OpenVino:
         self._deep = partial(choose, model, device="cpu", threads=threads) if in_8_bits else None
         self._shapes: OrderedDict[tuple[int, ...], SimpleQueue[Any]] = OrderedDict()
         self._lock = threading.Lock()
-        threads = threads or _cores()
+        threads = threads or processor.usable_cores()
         # All cores of a stream share one tile; beyond 8 they wait for each other.
         streams = math.ceil(threads / CORES_PER_STREAM)
         self.workers = streams + math.ceil(
@@ -331,12 +331,6 @@ class Torch:
             tensors = [torch.from_numpy(array).to(self._device) for array in inputs]
             result: Tensor = self._network(*tensors).float().cpu().numpy()
         return result
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def available_memory() -> int:

@@ -1,4 +1,4 @@
-"""The one OpenVINO of this process, what the processor can do, and memory that is kept.
+"""The one OpenVINO of this process, what the processor can do, its cores, and memory that is kept.
 
 There is one ``openvino.Core`` and it is never let go. OpenVINO's CPU plugin gives the thread that loads it a
 signal stack, and takes it back when its Core goes: of two Cores the second hands back the first one's, which
@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
+import os
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,3 +88,39 @@ def keep_freed_memory() -> None:
     if mallopt:
         mallopt(mmap_threshold, limit)
         mallopt(trim_threshold, limit)
+
+
+def usable_cores() -> int:
+    """How many cores this process may use: those it is bound to, and no more than its cgroup's quota.
+
+    In a container with a quota (`docker run --cpus 2` on a large host) all cores are seen, and a thread for
+    each of them would mostly wait for the others.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return min(cores, _quota(Path("/sys/fs/cgroup")) or cores)
+
+
+def _quota(folder: Path) -> int | None:
+    """The cores of a quota, rounded up; None where there is none."""
+    for read in (_quota_of_version_2, _quota_of_version_1):
+        try:
+            quota, period = read(folder)
+        except (OSError, ValueError):  # another version of cgroups, or "max": no limit
+            continue
+        if quota > 0 and period > 0:
+            return max(1, math.ceil(quota / period))
+    return None
+
+
+def _quota_of_version_2(folder: Path) -> tuple[int, int]:
+    quota, period = (folder / "cpu.max").read_text().split()
+    return int(quota), int(period)
+
+
+def _quota_of_version_1(folder: Path) -> tuple[int, int]:
+    files = (folder / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period"))
+    quota, period = (int(file.read_text()) for file in files)
+    return quota, period

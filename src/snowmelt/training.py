@@ -326,6 +326,7 @@ class Run:
             )
         parallel.check_batches(chosen, share)
         device = parallel.choose_device(recipe.training.device, share)
+        torch.set_num_threads(min(torch.get_num_threads(), processor.usable_cores()))
         chosen = ondevice.moved(chosen, device)
         # torch's type stubs lack the argument
         network = build_network(recipe, chosen.channels).to(
