@@ -5,7 +5,7 @@
 Takes channels inside residual blocks, 16 at a time, those whose loss changes the error least for the
 products they save, until so many thousand products a pixel are left. How much the error changes is told by
 its slope (Molchanov et al., CVPR 2019), on noisy pictures of all folders; each counts in dB. What photographs
-hardly need, regular patterns and slow gradients may (docs/log.md): give it some (`patterns.py`).
+hardly need, regular patterns and slow gradients may (docs/experiments): give it some (`patterns.py`).
 """
 
 from __future__ import annotations

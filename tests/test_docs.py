@@ -73,6 +73,18 @@ def test_the_commands_run(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_page_and_path_exists() -> None:
-    for page in DOCS.glob("*.md"):
+    for page in DOCS.rglob("*.md"):
         for path in re.findall(r"\]\(([^):#]+)\)", page.read_text("utf-8")):
-            assert (DOCS / path).exists(), f"{page.name}: {path}"
+            assert (page.parent / path).exists(), f"{page.name}: {path}"
+
+
+def test_the_index_of_experiments_is_whole_and_newest_first() -> None:
+    index = (DOCS / "experiments" / "README.md").read_text("utf-8")
+    listed = re.findall(
+        r"^- ([\d-]+): \[.+\]\((.+)\), (kept|rejected|superseded)$", index, re.MULTILINE
+    )
+    files = {each.name for each in (DOCS / "experiments").glob("*.md")} - {"README.md"}
+    assert {file for _, file, _ in listed} == files
+    dates = [date for date, *_ in listed]
+    assert dates == sorted(dates, reverse=True)
+    assert all(file.startswith(date) for date, file, _ in listed)

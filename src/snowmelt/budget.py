@@ -21,7 +21,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 LEAST_SECONDS = 10
 # Widths, blocks and their kind of U-Nets, the largest first. A network that sees fewer pixels than these is
 # better replaced by a smaller one, which sees more. Separable blocks pay in the largest alone, and plain ones
-# learn better where Muon takes a part of the weights away: docs/log.md.
+# learn better where Muon takes a part of the weights away: docs/experiments.
 NETWORKS: Sequence[tuple[tuple[int, ...], tuple[int, ...], str]] = (
     ((48, 64, 96, 128), (2, 4, 2, 2), "separable"),
     ((32, 48, 64, 96), (1, 1, 1, 1), "plain"),

@@ -125,7 +125,7 @@ class SeparableBlock(nn.Module):
     """A residual block of a 3x3 convolution of each channel alone, between two of 1x1 that mix channels.
 
     That is MobileNetV2's (Sandler et al., CVPR 2018) with one ReLU and without its norm. Of two networks that
-    take the same time, the one of such blocks denoises better: docs/log.md.
+    take the same time, the one of such blocks denoises better: docs/experiments.
     """
 
     reach: ClassVar[int] = 1
