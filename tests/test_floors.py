@@ -8,7 +8,7 @@ import snowmelt
 ROOT = Path(snowmelt.__file__).parent
 FLOORS = [
     {"errors", "files", "limits"},
-    {"children", "hdf5file"},
+    {"children", "hdf5file", "saved"},
     {"images", "metrics", "noise", "processor", "recipe", "shapes", "tiles", "onnxfile", "zoo"},
     {"baselines", "data", "finding", "footprint", "models", "optimizers", "photos", "results"},
     {"board", "cases", "checkpoint", "diagnosis", "export", "figures"},

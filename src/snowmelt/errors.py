@@ -7,6 +7,7 @@ without a traceback and exits with 2.
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -23,5 +24,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with escapes in place of what is not printable: a file's names must not steer a terminal."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    r"""Replace control and other invisible characters by their escapes: ESC becomes ``\x1b``.
+
+    For every name and text out of a file that reaches a terminal, which would obey escape sequences.
+    Letters of any script, spaces and backslashes stay; line ends, marks that turn the direction of text
+    and bytes that are no text (surrogates) do not.
+    """
+    return "".join(
+        char if char.isprintable() or unicodedata.category(char) == "Zs" else _escape(char)
+        for char in text
+    )
+
+
+def _escape(char: str) -> str:
+    return ascii(char)[1:-1]
