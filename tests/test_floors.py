@@ -8,7 +8,7 @@ import snowmelt
 ROOT = Path(snowmelt.__file__).parent
 FLOORS = [
     {"errors", "files", "limits"},
-    {"children", "hdf5file"},
+    {"children", "hdf5file", "saved"},
     {
         "acquisition",
         "images",
@@ -22,10 +22,20 @@ FLOORS = [
         "onnxfile",
         "zoo",
     },
-    {"baselines", "data", "finding", "footprint", "models", "optimizers", "photos", "results"},
+    {
+        "baselines",
+        "data",
+        "estimator",
+        "finding",
+        "footprint",
+        "models",
+        "optimizers",
+        "photos",
+        "results",
+    },
     {"board", "cases", "checkpoint", "diagnosis", "export", "figures"},
-    {"advice", "defects", "levels", "looks", "modelfile", "sources"},
-    {"keras_import", "supervision", "trials"},
+    {"advice", "defects", "levelnet", "levels", "looks", "modelfile", "sources"},
+    {"keras_import", "supervision"},
     {"samples"},
     {"calibration", "ondevice", "recorded", "parallel"},
     {"engines"},

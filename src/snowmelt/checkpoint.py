@@ -28,6 +28,12 @@ PLAIN = (
     "step", "epoch_loss", "epoch_seconds", "epoch_pictures", "setbacks", "rate_factor", "best", "rows",
 )  # fmt: skip
 ROW = {"epoch", "seconds", "loss", "psnr"}
+REMEMBERED = {
+    "Adam": {"step", "exp_avg", "exp_avg_sq"},
+    "AdamW": {"step", "exp_avg", "exp_avg_sq"},
+    "Muon": {"momentum"},
+    "SGD": {"momentum_buffer"},
+}
 ANEW = {"lr", "capturable"}  # what optimizers are told at every step
 
 
@@ -191,8 +197,13 @@ def _check_optimizer(saved: Any, optimizer: torch.optim.Optimizer) -> None:
         for key in settings:
             _require(type(group[key]) is type(known[key]) and group[key] == known[key], key)
     weights = [each for group in optimizer.param_groups for each in group["params"]]
-    for place, remembered in saved["state"].items():
-        _require(type(place) is int and 0 <= place < len(weights), "optimizers")
+    state, names = saved["state"], REMEMBERED[type(optimizer).__name__]
+    # All begin to be remembered at the first step, but for weights that have no gradient.
+    _require(all(type(place) is int and 0 <= place < len(weights) for place in state), "optimizers")
+    for place, remembered in state.items():
+        _require(remembered.keys() == names, "optimizers")
         for name, tensor in remembered.items():
-            fits = isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
-            _require(fits and tensor.shape in (weights[place].shape, ()), f"optimizers.{name}")
+            shape = () if name == "step" else weights[place].shape
+            fits = isinstance(tensor, torch.Tensor) and tensor.shape == shape
+            fits = fits and tensor.is_floating_point() and bool(torch.isfinite(tensor).all())
+            _require(fits, f"optimizers.{name}")

@@ -26,6 +26,11 @@ KERAS_CONFIG_BYTES = 2**24
 KERAS_BYTES = 2**24
 DATA_BYTES = 2**28
 
+# Files of a run folder: bytes of texts (a log has 100 an epoch), and of arrays when they are unpacked, unless
+# their file itself is large.
+SAVED_BYTES = 2**27
+SAVED_ARRAYS_BYTES = 2**28
+
 # Downloads: seconds until the answer has begun; seconds to wait for more of it, and over which the fewest
 # bytes a second are counted; bytes of the disk that stay free.
 FETCH_ANSWER_SECONDS = 30

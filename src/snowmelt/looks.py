@@ -7,9 +7,8 @@ All are (H, W) or (H, W, C), 0 black and 1 white.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snowmelt import saved
 from snowmelt.cases import Picture, middle
-from snowmelt.errors import UserError
+from snowmelt.errors import UserError, printable
 from snowmelt.files import replacing
 from snowmelt.photos import ORIGINAL
 
 PICTURES = "pictures.npz"
+LARGEST = 1e6  # far more than any noise makes
 ALBUM, SIDE = 4, 320  # images of an evaluation that are kept, and how much of each
 
 
@@ -78,22 +79,43 @@ def read_pictures(folder: Path) -> list[Seen]:
     path = folder / PICTURES
     if not path.exists():
         return []
-    arrays = _read(path)
     try:
-        names = arrays["names"]
-        references = arrays.get("references", [ORIGINAL] * len(names))
-        return [
-            Seen(
-                str(name),
-                arrays[f"noisy_{i}"],
-                arrays.get(f"clean_{i}"),
-                {str(label): arrays[f"take_{i}_{j}"] for j, label in enumerate(arrays["labels"])},
-                str(reference),
-            )
-            for i, (name, reference) in enumerate(zip(names, references, strict=True))
-        ]
-    except (KeyError, TypeError) as error:
+        return [*_seen(saved.read_arrays(path))]
+    except (KeyError, TypeError, ValueError) as error:
         raise _foreign(path, error) from error
+
+
+def _seen(arrays: Mapping[str, Any]) -> Iterator[Seen]:
+    names, labels = arrays["names"], arrays["labels"]
+    references = arrays.get("references", np.array([ORIGINAL] * len(names), dtype=str))
+    for texts in (names, labels, references):
+        if texts.ndim != 1 or (texts.dtype.kind != "U" and texts.size):
+            raise ValueError("its names are no texts")
+    for i, (name, reference) in enumerate(zip(names, references, strict=True)):
+        noisy = _picture(arrays[f"noisy_{i}"])
+        clean = arrays.get(f"clean_{i}")
+        yield Seen(
+            str(name),
+            noisy,
+            None if clean is None else _picture(clean, like=noisy),
+            {
+                str(label): _picture(arrays[f"take_{i}_{j}"], noisy)
+                for j, label in enumerate(labels)
+            },
+            str(reference),
+        )
+
+
+def _picture(array: NDArray[Any], like: Picture | None = None) -> Picture:
+    """An array that can be a picture, of the size of another; black is 0 and white 1, no value is large."""
+    if array.ndim not in (2, 3) or 0 in array.shape or array.dtype.kind != "f":
+        raise ValueError(f"a picture of shape {array.shape} and type {array.dtype}")
+    if like is not None and array.shape != like.shape:
+        raise ValueError(f"pictures of shapes {array.shape} and {like.shape} together")
+    picture = array.astype(np.float32) if array.dtype == np.float16 else array
+    if not np.abs(picture).max() <= LARGEST:  # nor is it where one is NaN
+        raise ValueError(f"a picture with values that are not finite, or beyond {LARGEST:g}")
+    return picture
 
 
 def read_looks(folder: Path, *, most: int) -> list[Seen]:
@@ -102,32 +124,29 @@ def read_looks(folder: Path, *, most: int) -> list[Seen]:
     Of more than ``most`` looks so many are taken, evenly spread.
     """
     paths = {
-        int(path.stem.removeprefix("epoch-")): path for path in folder.glob("epoch-[0-9]*.npz")
+        int(number[1]): path
+        for path in folder.glob("epoch-[0-9]*.npz")
+        if (number := re.fullmatch(r"epoch-(\d{1,9})", path.stem, re.ASCII))
     }
     epochs = sorted(paths)
     seen = read_pictures(folder)
     for epoch in (epochs[place] for place in spread(len(epochs), most)):
-        denoised = _read(paths[epoch]).values()
         label = f"After {epoch} epoch{'' if epoch == 1 else 's'}"
-        if len(denoised) != len(seen):
-            raise _foreign(paths[epoch], f"{len(denoised)} pictures, expected {len(seen)}")
+        try:
+            denoised = [*saved.read_arrays(paths[epoch]).values()]
+            if len(denoised) != len(seen):
+                raise ValueError(f"{len(denoised)} pictures, expected {len(seen)}")
+            takes = [_picture(take, each.noisy) for take, each in zip(denoised, seen, strict=True)]
+        except ValueError as error:
+            raise _foreign(paths[epoch], error) from error
         seen = [
             replace(each, takes={**each.takes, label: take})
-            for each, take in zip(seen, denoised, strict=True)
+            for each, take in zip(seen, takes, strict=True)
         ]
     return seen
 
 
-def _read(path: Path) -> dict[str, Picture]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {
-                name: each.astype(np.float32) if each.dtype == np.float16 else each
-                for name, each in arrays.items()
-            }
-    except (ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise _foreign(path, error) from error
-
-
 def _foreign(path: Path, error: object) -> UserError:
-    return UserError(f"{path}: not pictures that Snowmelt kept ({error}); make them anew")
+    return UserError(
+        f"{path}: not pictures that Snowmelt kept ({printable(str(error))}); make them anew"
+    )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tomllib
 import types
 import typing
 from collections.abc import Mapping
@@ -17,7 +16,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from snowmelt.errors import UserError, nearest
+from snowmelt import saved
+from snowmelt.errors import UserError, nearest, printable
 
 T = TypeVar("T")
 
@@ -338,21 +338,22 @@ def read(name: str) -> Recipe:
     else:
         text = _read_file(Path(name))
     try:
-        return from_dict(tomllib.loads(text), where=name)
-    except tomllib.TOMLDecodeError as error:
+        tables = saved.from_toml(text)
+    except ValueError as error:
         raise UserError(
-            f"{name}: not a TOML file ({error}); `snowmelt recipes` lists examples"
+            f"{name}: not a TOML file ({printable(str(error))}); `snowmelt recipes` lists examples"
         ) from error
+    return from_dict(tables, where=name)
 
 
 def _read_file(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return saved.read_text(path)
     except FileNotFoundError as error:
         raise UserError(
             f"{path}: no such recipe, neither a file nor one that ships; {nearest(str(path), shipped())}"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a recipe ({error})") from error
 
 

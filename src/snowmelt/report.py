@@ -15,7 +15,6 @@ import io
 import json
 import math
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -25,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snowmelt import looks, modelfile
+from snowmelt import saved as saved_files
 from snowmelt.cases import Picture, middle
-from snowmelt.errors import UserError
+from snowmelt.errors import UserError, printable
 from snowmelt.files import replacing
 from snowmelt.looks import Seen
 from snowmelt.metrics import autocorrelation, psnr
@@ -60,6 +60,8 @@ COLUMNS_WITHOUT_TRUTH = (
     ("removed", "removed", 2),
     ("correlation", "correlation", 2),
 )
+INTERVALS = {"lead", "gain"}
+NUMBERS = {key for _, key, _ in (*COLUMNS, *COLUMNS_WITHOUT_TRUTH)} - INTERVALS
 PICTURE_PROTOCOL = (
     f"PSNR of each as it was kept (an evaluation keeps the middle {looks.SIDE} x {looks.SIDE} pixels), "
     "clipped to black and white, data range 1"
@@ -191,16 +193,20 @@ def _content_of_results(folder: Path) -> Content:
 def _read_recipe(path: Path) -> Content:
     """The recipe's tables; of a file only its name: a report is passed on, and paths tell of their author."""
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
+        tables = saved_files.from_toml(saved_files.read_text(path))
         short = {
             name: {key: _name_only(value) for key, value in table.items()}
             for name, table in tables.items()
         }
         short["data"] = {"source": "", "sha256": ""} | short.get("data", {})
+        saved_files.check_texts(short["data"][key] for key in ("source", "sha256"))
+        for key in _OWN & short["data"].keys():
+            saved_files.check_texts(short["data"][key])
+        saved_files.from_json(json.dumps(short))  # dates, which TOML has, are no values of a recipe
         if _OWN.intersection(key for key, value in short["data"].items() if value):
             del short["data"]["source"]  # it counts for nothing then
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path}: not a recipe ({error})") from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: not a recipe ({printable(str(error))})") from error
     return short
 
 
@@ -235,8 +241,10 @@ def _read_log(path: Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     try:
-        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        return [{key: row[key] + 0 for key in ("epoch", "seconds", "loss", "psnr")} for row in rows]
+        rows = [saved_files.from_json(line) for line in saved_files.read_text(path).splitlines()]
+        rows = [{key: row[key] + 0 for key in ("epoch", "seconds", "loss", "psnr")} for row in rows]
+        # What is not finite has no place on a curve.
+        return [row for row in rows if all(map(math.isfinite, row.values()))]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not the log of a run ({error!r})") from error
 
@@ -244,17 +252,28 @@ def _read_log(path: Path) -> list[dict[str, float]]:
 def _read_scores(path: Path) -> Content:
     """What `results.save` wrote."""
     try:
-        saved: Content = json.loads(path.read_text("utf-8"))
+        saved: Content = saved_files.from_json(saved_files.read_text(path))
         for row in saved["scores"]:
-            row["kind"], row["name"], row["lead"]["mean"]
             if "correlation" in row:
                 row["correlation"] = row["correlation"]["value"]
-        ", ".join([saved["protocol"], saved["opponent"], *saved["notes"], *saved["verdicts"]])
-    except (ValueError, KeyError, TypeError) as error:
+            _check_row(row)
+        saved_files.check_texts([saved["protocol"], saved["opponent"], saved.get("sha256", "")])
+        saved_files.check_texts([saved.get("data", ""), *saved["notes"], *saved["verdicts"]])
+        for each in saved.get("measurement", {}).get("marks", []):
+            saved_files.check_texts([each["name"], each.get("details", {}).get("sha256", "")])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: not scores of this version of Snowmelt ({error!r}); evaluate anew"
         ) from error
     return saved
+
+
+def _check_row(row: Content) -> None:
+    """Texts where the page shows texts, numbers (or intervals of them) where it shows numbers."""
+    saved_files.check_texts([row["kind"], row["name"]])
+    saved_files.check_numbers(row[key] for key in NUMBERS & row.keys())
+    for key in INTERVALS & row.keys() | {"lead"}:
+        saved_files.check_numbers(row[key][end] for end in ("mean", "low", "high"))
 
 
 def _verdicts(saved: Content) -> list[dict[str, str]]:
