@@ -215,8 +215,9 @@ def estimate(image: Image, low: float, high: float) -> Line:
     Raises:
         UserError: The image is too small, or holds too little that is finite.
     """
+    pixels = sample(image)
     try:
-        return of_pixels(sample(image), low, high)
+        return of_pixels(pixels, low, high)
     except UserError as error:
         raise UserError(f"{error}; or say the level: --sigma, in Python sigma=") from error
 

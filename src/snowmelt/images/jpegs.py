@@ -31,7 +31,7 @@ _ARITHMETIC = frozenset({0xC9, 0xCA})
 # What is decoded here, arithmetic coding included (libjpeg-turbo in Pillow).
 DECODED = _HUFFMAN | PROGRESSIVE | _ARITHMETIC
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_RESTART = re.compile(rb"(?=\xff[\xd0-\xd7])")
+_RESTART = re.compile(rb"\xff*(?=\xff[\xd0-\xd7])")
 _JFIF = b"JFIF\0\1\1\0\0\1\0\1\0\0"
 _ADOBE = b"Adobe\0\x64\0\0\0\0"
 # 7 seconds of a decoder that finds nothing in them: 40 scans of the largest picture, and 500 of 60 Mpx.
@@ -355,6 +355,7 @@ def _filled(plain: bytes, fill: bytes) -> bytes:
     stream = parse(plain)
     parts, place = [], 0
     for _, start, stop in stream.scans():
-        parts += [plain[place:start], _RESTART.sub(lambda _: fill, plain[start:stop]), fill]
+        scan = plain[start:stop].rstrip(b"\xff")  # with what follows, one would be a marker
+        parts += [plain[place:start], _RESTART.sub(lambda _: fill, scan), fill]
         place = stop
     return b"".join([*parts, plain[place:]])
