@@ -352,16 +352,19 @@ def test_the_name_need_not_say_dicom(tmp_path):
 
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True,
           suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
-@given(seed=st.integers(0, 2**32), kind=st.integers(0, 5))
+@given(seed=st.integers(0, 2**32), kind=st.integers(0, 7))
 @pytest.mark.filterwarnings("ignore")
 def test_fuzz(tmp_path, seed, kind):
     words = random_words((5, 6)) & 4095
     path = tmp_path / "a.dcm"
     if kind < 3:
         save(dataset(words, PLAIN[kind]), path)
+    elif kind == 6:
+        save(frames_of(3, (5, 6))[1], path)
     else:
-        syntax = (JPEGLSLossless, JPEG2000Lossless, RLELossless)[kind - 3]
-        coded(path, words, syntax, stored=12)
+        syntax = (JPEGLSLossless, JPEG2000Lossless, RLELossless, None, JPEGBaseline8Bit)[kind - 3]
+        words = words.astype("u1") if kind == 7 else words
+        coded(path, words, syntax, stored=8 if kind == 7 else 12)
     rng, data = random.Random(seed), bytearray(path.read_bytes())
     for _ in range(rng.choice([1, 2, 4, 16])):
         data[rng.randrange(128, len(data))] = rng.choice([0, 255, rng.randrange(256)])
