@@ -1,10 +1,15 @@
 """Chunks of Zarr: what this reader makes of them equals what the zarr package makes of them."""
 
 import bz2
+import contextlib
 import gzip
 import itertools
 import json
 import lzma
+import os
+import random
+import re
+import shutil
 import struct
 import warnings
 import zlib
@@ -329,3 +334,65 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     assert [each.name for each in tmp_path.iterdir()] == ["a.zarr"]
     time.sleep(0.02)
     assert [each.name for each in tmp_path.iterdir()] == ["a.zarr"]
+
+
+STORES = {
+    "2 blosc": {"zarr_format": 2, "chunks": (5, 6), "compressors": numcodecs.Blosc("lz4")},
+    "2 zlib": {"zarr_format": 2, "chunks": (5, 6), "compressors": numcodecs.Zlib(1), "order": "F"},
+    "2 lz4": {"zarr_format": 2, "chunks": (5, 6), "compressors": numcodecs.LZ4()},
+    "3 zstd": {"chunks": (5, 6)},
+    "3 shards": {"chunks": (3, 4), "shards": (6, 12)},
+    "3 turned": {"chunks": (5, 6), "filters": zarr.codecs.TransposeCodec(order=(1, 0))},
+}
+WORDS = (
+    b"0",
+    b"1",
+    b"-1",
+    b"4294967296",
+    b"1e300",
+    b'""',
+    b"null",
+    b"[]",
+    b"{}",
+    b'"zlib"',
+    b'"bz2"',
+)
+
+
+def damage(rng, data):
+    """Some bytes of a file exchanged, cut, or doubled; of metadata also whole words."""
+    data = bytearray(data)
+    words = []
+    if data[:1] == b"{" and rng.random() < 0.7:
+        words = [found.span() for found in re.finditer(rb'"[^"]*"|-?\d+|null|true|false', data)]
+    if words:
+        start, stop = rng.choice(words)
+        data[start:stop] = rng.choice(WORDS)
+        return bytes(data)
+    for _ in range(rng.choice([1, 2, 8])):
+        data[rng.randrange(len(data))] = rng.choice([0, 1, 127, 255, rng.randrange(256)])
+    if rng.random() < 0.2:
+        del data[rng.randrange(len(data)) :]
+    if rng.random() < 0.1:
+        data += data[rng.randrange(len(data) + 1) :]
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_damaged_stores(tmp_path, name):
+    """An error, or the same values twice."""
+    rng = random.Random(name)
+    path = made(tmp_path / "a.zarr", smooth(), **STORES[name])
+    files = sorted(each for each in path.rglob("*") if each.is_file())
+    for _ in range(int(os.environ.get("SNOWMELT_FUZZ", "300")) // len(STORES)):
+        file = rng.choice(files)
+        before = file.read_bytes()
+        file.write_bytes(damage(rng, before))
+        with contextlib.suppress(UserError):
+            image = open_image(path, max_pixels=2**16)
+            whole = b"".join(band.tobytes() for band in rows(image))
+            assert b"".join(band.tobytes() for band in rows(open_image(path))) == whole
+            image.write_like(tmp_path / "b.zarr", rows(image, lambda values: values[:, ::-1]))
+            shutil.rmtree(tmp_path / "b.zarr")
+        file.write_bytes(before)
+        assert [each.name for each in tmp_path.iterdir()] == ["a.zarr"]

@@ -87,8 +87,9 @@ def random_words(shape=(13, 17), dtype="u2"):
 
 
 def bands(image, rows=5):
-    for start in range(0, image.layout.height, rows):
-        yield image.read_rows(0, start, min(start + rows, image.layout.height))
+    for plane in range(image.layout.planes):
+        for start in range(0, image.layout.height, rows):
+            yield image.read_rows(plane, start, min(start + rows, image.layout.height))
 
 
 def copied(path, rows=5):
@@ -278,7 +279,7 @@ def test_loss_is_told(tmp_path, syntax, method):
 def test_what_is_refused(tmp_path):
     path = tmp_path / "a.dcm"
     words = random_words()
-    refused(save(dataset(words, NumberOfFrames=2), path), "2 frames")
+    refused(save(dataset(words, NumberOfFrames=2), path), "442 bytes of pixels, and 884 are needed")
     refused(save(dataset(words, PhotometricInterpretation="PALETTE COLOR"), path), "PALETTE COLOR")
     refused(save(dataset(words, BitsAllocated=1, BitsStored=1, HighBit=0), path), "1 bits")
     refused(save(dataset(words, BitsStored=17, HighBit=16), path), "17 bits up to bit 16")
@@ -351,16 +352,19 @@ def test_the_name_need_not_say_dicom(tmp_path):
 
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True,
           suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
-@given(seed=st.integers(0, 2**32), kind=st.integers(0, 5))
+@given(seed=st.integers(0, 2**32), kind=st.integers(0, 7))
 @pytest.mark.filterwarnings("ignore")
 def test_fuzz(tmp_path, seed, kind):
     words = random_words((5, 6)) & 4095
     path = tmp_path / "a.dcm"
     if kind < 3:
         save(dataset(words, PLAIN[kind]), path)
+    elif kind == 6:
+        save(frames_of(3, (5, 6))[1], path)
     else:
-        syntax = (JPEGLSLossless, JPEG2000Lossless, RLELossless)[kind - 3]
-        coded(path, words, syntax, stored=12)
+        syntax = (JPEGLSLossless, JPEG2000Lossless, RLELossless, None, JPEGBaseline8Bit)[kind - 3]
+        words = words.astype("u1") if kind == 7 else words
+        coded(path, words, syntax, stored=8 if kind == 7 else 12)
     rng, data = random.Random(seed), bytearray(path.read_bytes())
     for _ in range(rng.choice([1, 2, 4, 16])):
         data[rng.randrange(128, len(data))] = rng.choice([0, 255, rng.randrange(256)])
@@ -372,3 +376,165 @@ def test_fuzz(tmp_path, seed, kind):
     except UserError as error:
         assert path.name in str(error)  # noqa: PT017
     assert path.read_bytes() == data
+
+
+def frames_of(count=3, shape=(7, 9), dtype="u2", **tags):
+    words = random_words((count, *shape), dtype)
+    made = dataset(words[0], **tags)
+    made.PixelData = words.astype(f"<{dtype}").tobytes() + b"\0" * (words.nbytes % 2)
+    made.NumberOfFrames = count
+    return words, made
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (7, 9, 3)])
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_frames_are_planes(tmp_path, shape, dtype):
+    words, made = frames_of(3, shape, dtype, FrameTime="40")
+    path = save(made, tmp_path / "a.dcm")
+    image = open_image(path)
+    assert image.layout.axes == "TYXS"[: 1 + len(shape)]
+    assert (image.layout.shape, image.layout.planes) == ((3, *shape), 3)
+    np.testing.assert_array_equal(images.read(path), words)
+    assert copied(path).PixelData == made.PixelData
+    image.write_like(tmp_path / "b.dcm", (~band for band in bands(image)))
+    new = pydicom.dcmread(tmp_path / "b.dcm")
+    np.testing.assert_array_equal(new.pixel_array, ~words)
+    assert (new.NumberOfFrames, new.FrameTime) == (3, 40)
+
+
+def test_the_axes_of_frames(tmp_path):
+    _, made = frames_of()
+    path = save(made, tmp_path / "a.dcm")
+    assert open_image(path).layout.axes == "ZYX"
+    assert open_image(path, axes="tyx").layout.axes == "TYX"
+    for axes in ("YX", "YXZ", "XYX", "ZZYX", "1YX"):
+        refused(path, f"has the axes ZYX, not {axes}", axes=axes)
+    made.NumberOfFrames = 4
+    refused(save(made, path), "cut off")
+    made.NumberOfFrames = 2**31 - 1
+    refused(save(made, path), "--max-pixels")
+    made.NumberOfFrames = -1
+    refused(save(made, path), "-1 frames")
+
+
+@pytest.mark.parametrize("syntax", PLAIN)
+def test_planar_frames_and_bytes_in_words(tmp_path, syntax):
+    words, made = frames_of(3, (3, 5, 3), "u1", syntax=syntax, PlanarConfiguration=1)
+    data = words.transpose(0, 3, 1, 2).tobytes() + b"\0"
+    if syntax == ExplicitVRBigEndian:
+        data = np.frombuffer(data, "<u2").byteswap().tobytes()
+    made.add_new("PixelData", "OW", data)
+    path = save(made, tmp_path / "a.dcm")
+    np.testing.assert_array_equal(images.read(path), words)
+    assert copied(path).PixelData == data
+
+
+def coded_frames(path, words, syntax, encode, **tags):
+    made = dataset(words[0], **tags)
+    made.NumberOfFrames = len(words)
+    made.file_meta.TransferSyntaxUID = syntax
+    made.PixelData = encapsulate([bytes(encode(frame)) for frame in words])
+    made["PixelData"].VR, made["PixelData"].is_undefined_length = "OB", True
+    return save(made, path)
+
+
+@pytest.mark.parametrize(("syntax", "encode"), [
+    (JPEGLSLossless, imagecodecs.jpegls_encode),
+    (JPEGLosslessSV1, imagecodecs.ljpeg_encode),
+    (JPEG2000Lossless, lambda frame: imagecodecs.jpeg2k_encode(frame, codecformat="j2k", reversible=True)),
+    (RLELossless, None),
+])  # fmt: skip
+def test_compressed_frames(tmp_path, syntax, encode):
+    words, made = frames_of(4, (20, 30))
+    path = tmp_path / "a.dcm"
+    if encode is None:
+        made.compress(RLELossless)
+        save(made, path)
+    else:
+        coded_frames(path, words, syntax, encode)
+    image = open_image(path)
+    np.testing.assert_array_equal(image.read_rows(2, 5, 6)[0, :, 0], words[2, 5])
+    np.testing.assert_array_equal(image.read_rows(1, 0, 20)[..., 0], words[1])
+    new = copied(path)
+    assert new.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    np.testing.assert_array_equal(new.pixel_array, words)
+
+
+def test_more_and_fewer_frames_than_announced(tmp_path):
+    words, _ = frames_of(3, (20, 30))
+    for count in (2, 4):
+        path = coded_frames(tmp_path / "a.dcm", words, JPEGLSLossless, imagecodecs.jpegls_encode)
+        made = pydicom.dcmread(path)
+        made.NumberOfFrames = count
+        refused(save(made, path))
+
+
+def test_enhanced_images_say_derived_of_each_frame(tmp_path):
+    words, made = frames_of()
+    shared, per_frame = Dataset(), []
+    kind = Dataset()
+    kind.FrameType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    shared.CTImageFrameTypeSequence = [kind]
+    for number in range(3):
+        position, item = Dataset(), Dataset()
+        position.ImagePositionPatient = [0, 0, number]
+        item.PlanePositionSequence = [position]
+        per_frame.append(item)
+    made.SharedFunctionalGroupsSequence = [shared]
+    made.PerFrameFunctionalGroupsSequence = per_frame
+    made.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    new = copied(save(made, tmp_path / "a.dcm"))
+    expected = ["DERIVED", "PRIMARY", "VOLUME", "NONE"]
+    assert list(new.ImageType) == expected
+    group = new.SharedFunctionalGroupsSequence[0].CTImageFrameTypeSequence[0]
+    assert list(group.FrameType) == expected
+    assert new.PerFrameFunctionalGroupsSequence == made.PerFrameFunctionalGroupsSequence
+    np.testing.assert_array_equal(new.pixel_array, words)
+
+
+def test_a_preamble_of_tiff(tmp_path):
+    words = random_words()
+    made = dataset(words)
+    made.preamble = b"II*\0\x08\0\0\0" + bytes(120)
+    path = save(made, tmp_path / "a.dcm")
+    np.testing.assert_array_equal(images.read(path), words)
+    assert copied(path).preamble == bytes(128)  # its directory would lie elsewhere
+
+
+@pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLosslessSV1, JPEGLSLossless,
+                                    JPEG2000Lossless])  # fmt: skip
+def test_the_size_inside_is_known_before_decoding(tmp_path, syntax):
+    import tracemalloc
+
+    twelve = syntax == JPEGExtended12Bit
+    words = np.zeros((2000, 2000), "u2" if twelve else "u1")
+    path = coded(tmp_path / "a.dcm", words, syntax, stored=12 if twelve else 8)
+    made = pydicom.dcmread(path)
+    made.Rows = made.Columns = 8
+    save(made, path)
+    tracemalloc.start()
+    refused(path, "cannot be decompressed")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**21
+
+
+@pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLosslessSV1, JPEGLSLossless,
+                                    JPEG2000Lossless])  # fmt: skip
+def test_a_missing_part_of_a_compressed_frame(tmp_path, syntax):
+    twelve = syntax == JPEGExtended12Bit
+    words = random_words((40, 40), "u2" if twelve else "u1") >> (4 if twelve else 0)
+    path = coded(tmp_path / "a.dcm", words, syntax, stored=12 if twelve else 8)
+    made = pydicom.dcmread(path)
+    frame = next(pydicom.encaps.generate_frames(made.PixelData, number_of_frames=1))
+    end = frame[frame.rindex(b"\xff\xd9") :]
+    made.PixelData = encapsulate([frame[: len(frame) * 2 // 3] + end])
+    made["PixelData"].is_undefined_length = True
+    refused(save(made, path), "cannot be decompressed")
+
+
+def test_padding_is_missing_data(tmp_path):
+    made = dataset(random_words(dtype="u2"), signed=True)
+    made.add_new("PixelPaddingValue", "SS", -2000)
+    assert open_image(save(made, tmp_path / "a.dcm")).nodata == -2000
+    assert open_image(save(dataset(random_words()), tmp_path / "b.dcm")).nodata is None

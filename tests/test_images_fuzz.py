@@ -41,6 +41,41 @@ def tiff(array, **options):
     return buffer.getvalue()
 
 
+def with_chunk(png, name, body):
+    """A chunk behind the header of a PNG."""
+    chunk = struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    return png[:33] + chunk + png[33:]
+
+
+def interlaced():
+    """An interlaced PNG of 3 x 3 pixels; Pillow writes none."""
+    passes = [(1, 1), (1, 1), (1, 2), (2, 1), (1, 3)]  # rows and columns of those that have pixels
+    rows = b"".join((b"\0" + b"\7" * 3 * columns) * count for count, columns in passes)
+    png = b"\x89PNG\r\n\x1a\n" + bytes(25)
+    png = with_chunk(png, b"IEND", b"")
+    png = with_chunk(png, b"IDAT", zlib.compress(rows))
+    head = with_chunk(bytes(33), b"IHDR", struct.pack(">IIBBBBB", 3, 3, 8, 2, 0, 0, 1))[33:]
+    return png[:8] + head + png[33:]
+
+
+def odd_sampling():
+    data = bytearray(pillow("RGB", "JPEG", subsampling=0))
+    data[data.index(b"\xff\xc0") + 11] = 0x31
+    return bytes(data[:-2]) + bytes(range(200)) * 3 + b"\xff\xd9"
+
+
+def one_frame(still):
+    """An animated WebP of one frame."""
+    sides = (19).to_bytes(3, "little") + (23).to_bytes(3, "little")
+    frame = bytes(6) + sides + bytes(4) + still[12:]
+    chunks = ((b"VP8X", b"\2\0\0\0" + sides), (b"ANIM", bytes(6)), (b"ANMF", frame))
+    body = b"".join(
+        name + struct.pack("<I", len(part)) + part + b"\0" * (len(part) % 2)
+        for name, part in chunks
+    )
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
+
+
 @functools.cache
 def valid():
     """Small files that between them use every part of the readers."""
@@ -52,13 +87,24 @@ def valid():
         "palette.png": pillow("P", "PNG", transparency=b"\0\1\2"),
         "bilevel.png": pillow("1", "PNG"),
         "key.png": pillow("RGB", "PNG", transparency=(1, 2, 3)),
+        "interlaced.png": interlaced(),
+        "frame.png": with_chunk(
+            with_chunk(
+                pillow("RGB", "PNG"), b"fcTL", struct.pack(">IIIIIHHBB", 0, 20, 24, *[0] * 6)
+            ),
+            b"acTL",
+            struct.pack(">II", 1, 0),
+        ),
         "deep.png": bytes(imagecodecs.png_encode(wide)),
         "rgb.jpg": pillow("RGB", "JPEG", exif=EXIF, quality=50),
         "progressive.jpg": pillow("RGB", "JPEG", progressive=True),
+        "restarts.jpg": pillow("RGB", "JPEG", restart_marker_blocks=2),
+        "odd.jpg": odd_sampling(),
         "cmyk.jpg": pillow("CMYK", "JPEG"),
         "several.jpg": pillow("RGB", "MPO", save_all=True, append_images=second),
         "lossy.webp": pillow("RGB", "WEBP"),
         "lossless.webp": pillow("RGBA", "WEBP", lossless=True),
+        "frame.webp": one_frame(pillow("RGB", "WEBP")),
         "extended.webp": pillow("RGBA", "WEBP", exif=EXIF),
         "bytes.ppm": pillow("RGB", "PPM"),
         "text.pgm": b"P2\n# 4-bit\n3 2\n15\n" + b"1 2 3\n4 15 0\n",

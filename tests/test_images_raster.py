@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -501,6 +502,237 @@ def test_animations_are_refused(tmp_path, picture, name, options):
     Image.fromarray(picture).save(path, append_images=[Image.fromarray(255 - picture)], **options)
     with pytest.raises(UserError, match="animated"):
         open_image(path)
+
+
+def with_one_frame(still):
+    """An APNG whose picture is its only frame; some programs write the signs of an animation."""
+    control = struct.pack(">IIIIIHHBB", 0, W, H, 0, 0, 1, 10, 0, 0)
+    return with_png_chunks(still, (b"acTL", struct.pack(">II", 1, 0)), (b"fcTL", control))
+
+
+def test_png_animation_of_one_frame(tmp_path, picture):
+    path = tmp_path / "a.png"
+    Image.fromarray(picture).save(path)
+    path.write_bytes(with_one_frame(path.read_bytes()))
+    np.testing.assert_array_equal(read(path), picture)
+    new = passed(path, inverted).read_bytes()
+    assert [name for name, _ in png_chunks(new)] == [b"IHDR", b"acTL", b"fcTL", b"IDAT", b"IEND"]
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(new))), 255 - picture)
+
+
+def test_png_animation_beside_the_picture(tmp_path, picture):
+    path = tmp_path / "a.png"
+    Image.fromarray(picture).save(path)
+    path.write_bytes(
+        with_png_chunks(path.read_bytes(), (b"acTL", struct.pack(">II", 1, 0)))
+    )  # its frame would follow, as fcTL and fdAT
+    with pytest.raises(UserError, match="an animated PNG of 1 pictures"):
+        open_image(path)
+
+
+def webp_frame(still, place=(0, 0), size=(W, H), opacity=False):
+    """An animation of one frame around the picture of a WebP file."""
+
+    def three(*numbers):
+        return b"".join(number.to_bytes(3, "little") for number in numbers)
+
+    def chunk(name, body):
+        return name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
+
+    sides = three(size[0] - 1, size[1] - 1)
+    frame = three(*place) + sides + three(100) + b"\2" + still[12:]
+    content = b"WEBP" + chunk(b"VP8X", bytes([2 + 16 * opacity, 0, 0, 0]) + three(W - 1, H - 1))
+    content += chunk(b"ANIM", bytes(6)) + chunk(b"ANMF", frame)
+    return b"RIFF" + struct.pack("<I", len(content)) + content
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_webp_animation_of_one_frame(tmp_path, rng, mode):
+    pixels = rng.integers(0, 256, (H, W, len(mode)), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "WEBP", lossless=True, exact=True)
+    path = tmp_path / "a.webp"
+    path.write_bytes(webp_frame(buffer.getvalue(), opacity=mode == "RGBA"))
+    with Image.open(path) as seen:
+        assert seen.n_frames == 1
+        np.testing.assert_array_equal(np.asarray(seen.convert(mode))[..., :3][pixels[..., -1] > 0],
+                                      pixels[..., :3][pixels[..., -1] > 0])  # fmt: skip
+    np.testing.assert_array_equal(read(path), pixels)
+    new = passed(path, inverted_colours)
+    assert b"ANMF" in new.read_bytes()
+    np.testing.assert_array_equal(read(new)[..., :3], 255 - pixels[..., :3])
+    with Image.open(new) as seen:
+        assert (seen.n_frames, seen.size) == (1, (W, H))
+
+
+def test_webp_frame_smaller_than_its_picture(tmp_path, picture):
+    buffer = io.BytesIO()
+    Image.fromarray(picture[:-2, :-4]).save(buffer, "WEBP", lossless=True)
+    path = tmp_path / "a.webp"
+    path.write_bytes(webp_frame(buffer.getvalue(), place=(1, 1), size=(W - 4, H - 2)))
+    with pytest.raises(UserError, match="of 1 frames, smaller than the picture"):
+        open_image(path)
+
+
+def photo(rng, mode="RGB"):
+    grown = np.cumsum(rng.normal(0, 3, (90, 70, 3)), axis=1) + 128
+    return Image.fromarray(np.clip(grown, 0, 255).astype(np.uint8)).convert(mode)
+
+
+def encoded(image, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+JPEGS = {
+    "grey": ("L", {}),
+    "colour": ("RGB", {"subsampling": 0}),
+    "4:2:0": ("RGB", {"subsampling": 2}),
+    "progressive": ("RGB", {"progressive": True}),
+    "restarts": ("RGB", {"restart_marker_blocks": 3}),
+    "cmyk": ("CMYK", {}),
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_jpeg_is_read_as_by_pillow(tmp_path, rng, kind):
+    mode, options = JPEGS[kind]
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encoded(photo(rng, mode), **options))
+    np.testing.assert_array_equal(read(path), np.asarray(opened(path)))
+
+
+@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_missing_part_of_a_jpeg_names_its_row(tmp_path, rng, kind, marked):
+    """With or without an end mark; Pillow and others fill with grey what is not there."""
+    mode, options = JPEGS[kind]
+    data = encoded(photo(rng, mode), **options)
+    path = tmp_path / "a.jpg"
+    for part in (0.5, 0.8, 0.97):
+        path.write_bytes(data[: int(len(data) * part)] + b"\xff\xd9" * marked)
+        with pytest.raises(UserError) as caught:
+            read(path)
+        said = str(caught.value)
+        row = re.search(r"missing from row (\d+) on", said)
+        assert "the least" in said or "not every colour" in said or 0 <= int(row[1]) < 90
+        assert "--sigma" not in said
+    if kind == "restarts":
+        middle = data.index(b"\xff\xd4") - 30
+        path.write_bytes(data[: middle - 8] + data[middle:])
+        with pytest.raises(UserError, match=r"missing from row|Corrupt JPEG"):
+            read(path)
+
+
+@pytest.mark.parametrize("sampling", [0x31, 0x13])
+def test_jpeg_of_odd_sampling(tmp_path, rng, sampling):
+    """What the strict decoder does not know is decoded twice; a missing part is an error there too."""
+    data = bytearray(encoded(photo(rng), subsampling=0))
+    data[data.index(b"\xff\xc0") + 11] = sampling
+    whole = bytes(data).replace(b"\xff\xd9", bytes(rng.integers(0, 255, 20000, "u1")) + b"\xff\xd9")
+    path = tmp_path / "a.jpg"
+    path.write_bytes(whole)
+    np.testing.assert_array_equal(read(path), np.asarray(opened(path)))
+    path.write_bytes(data[: len(data) // 3] + b"\xff\xd9")
+    with pytest.raises(UserError, match="missing from row"):
+        read(path)
+
+
+def test_harmless_bytes_in_a_jpeg(tmp_path, rng):
+    image = photo(rng)
+    data = encoded(image)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data)
+    expected = read(path)
+    jfif = data.index(b"JFIF\0") + 5
+    for changed in (
+        data[:-2] + bytes(3000) + data[-2:],  # padding before the end mark
+        data[:-2] + b"\x12\x34" + data[-2:],
+        data[:-2],  # no end mark, but all of the picture
+        data[:jfif] + b"\x63\x63" + data[jfif + 2 :],  # a version that does not exist
+        data + b"behind the end",
+    ):
+        path.write_bytes(changed)
+        np.testing.assert_array_equal(read(path), expected)
+    path.write_bytes(data[:-2] + b"\x12\x34" * 500 + data[-2:])
+    with pytest.raises(UserError, match="extraneous"):
+        read(path)
+
+
+def scan(component, low, high):
+    body = struct.pack(">BBBBBB", 1, component, 0, low, high, 0)
+    return struct.pack(">BBH", 0xFF, 0xDA, 2 + len(body)) + body
+
+
+def test_endless_scans(tmp_path):
+    """A progressive JPEG may have any number of scans, each over all of the picture."""
+    data = encoded(Image.new("L", (4000, 4000)), progressive=True)
+    path = tmp_path / "a.jpg"
+    refinement = scan(1, 1, 63) + b"\xfa" * 3
+    path.write_bytes(data[:-2] + refinement * 3000 + data[-2:])
+    with pytest.raises(UserError, match=r"blocks of 8 x 8 values, more than the limit"):
+        read(path)
+
+
+def test_a_jpeg_must_have_bytes_for_its_blocks(tmp_path, rng):
+    data = bytearray(encoded(photo(rng)))
+    place = data.index(b"\xff\xc0") + 5
+    data[place : place + 4] = struct.pack(">HH", 16000, 16000)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"a scan of .* bytes where .* are the least"):
+        read(path)
+
+
+def test_jpeg_of_other_codings(tmp_path, rng):
+    path = tmp_path / "a.jpg"
+    wide = rng.integers(0, 4096, (H, W), dtype=np.uint16)
+    path.write_bytes(imagecodecs.jpeg8_encode(wide, bitspersample=12))
+    with pytest.raises(UserError, match="a JPEG of 12 bits, sequential; expected 8 bits"):
+        open_image(path)
+    path.write_bytes(imagecodecs.ljpeg_encode(wide, bitspersample=12))
+    with pytest.raises(UserError, match="a JPEG of 12 bits, lossless"):
+        open_image(path)
+
+
+def test_an_index_of_pictures_that_cannot_be_read_stays(tmp_path, rng):
+    data = encoded(photo(rng))
+    odd = b"MPF\0no TIFF header"
+    segment = struct.pack(">BBH", 0xFF, 0xE2, 2 + len(odd)) + odd
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data[:20] + segment * 3 + data[20:])
+    new = passed(path, inverted).read_bytes()
+    assert new.count(segment) == 3
+
+
+def test_png_must_have_bytes_for_its_rows(tmp_path, picture):
+    path = tmp_path / "a.png"
+    Image.fromarray(picture).save(path)
+    data = path.read_bytes()
+    path.write_bytes(
+        data[:8] + png_chunk(b"IHDR", struct.pack(">II", 10000, 10000) + data[24:29]) + data[33:]
+    )
+    with pytest.raises(UserError, match=r"bytes of pixels where 290,\d+ are the least"):
+        read(path)
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("cut", [1, 5, 200])
+def test_a_cut_png_with_right_checksums(tmp_path, picture, interlaced, cut):
+    """The pixels end early though each chunk is whole."""
+    path = tmp_path / "a.png"
+    Image.fromarray(picture).save(path)
+    chunks = dict(png_chunks(path.read_bytes()))
+    head, body = chunks[b"IHDR"][:12] + bytes([interlaced]), chunks[b"IDAT"][:-cut]
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", head)
+        + png_chunk(b"IDAT", body)
+        + png_chunk(b"IEND", b"")
+    )
+    with pytest.raises(UserError, match=r"a\.png"):
+        read(path)
 
 
 def test_failing_bands_leave_nothing(tmp_path, picture):

@@ -112,9 +112,11 @@ class NpyImage(ArrayImage):
         # Python's parser must not get more from a stranger; numpy has the same limit.
         if length > 10_000:
             raise ValueError(f"a header of {length:,} bytes")
-        found = ast.literal_eval(
-            file.read(length).decode("utf-8" if magic[6] == 3 else "latin-1").strip()
-        )
+        text = file.read(length).decode("utf-8" if magic[6] == 3 else "latin-1").strip()
+        try:
+            found = ast.literal_eval(text)
+        except (MemoryError, RecursionError) as error:  # too many brackets or signs for the parser
+            raise ValueError("its header is damaged") from error
         shape, fortran = found["shape"], found["fortran_order"]
         if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
             raise ValueError(f"the shape {shape}")

@@ -3,13 +3,17 @@
 All tags are kept but for those that say where the pixels come from (PS3.3 C.7.6.1.1): Image Type begins with
 DERIVED and SECONDARY, the file gets a SOP Instance UID of its own, and the original is named as its source.
 Series and study stay. Uncompressed files keep their transfer syntax; compressed ones come back uncompressed
-in Explicit VR Little Endian. A picture is held whole: DICOM bounds one at 65,535 x 65,535.
+in Explicit VR Little Endian. Frames are decoded one by one; a file is held whole, and so is its result: DICOM
+bounds both at 4 GiB.
 """
 
 from __future__ import annotations
 
 import functools
-import io
+import itertools
+import math
+import struct
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,7 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snowmelt.errors import UserError
+from snowmelt.errors import UserError, printable
+from snowmelt.images import jpegs
 from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, check_pixels, reading, writing
 from snowmelt.limits import EXPANSION
 
@@ -36,14 +41,18 @@ _LOSSY = {
     "1.2.840.10008.1.2.4.51": "ISO_10918_1",
     "1.2.840.10008.1.2.4.81": "ISO_14495_1",
 }
-# What imagecodecs decodes: pydicom alone has no free decoder for these.
-_DECODERS = {
-    "1.2.840.10008.1.2.4.51": "jpeg8_decode",
-    "1.2.840.10008.1.2.4.57": "jpeg8_decode",
-    "1.2.840.10008.1.2.4.70": "jpeg8_decode",
-    "1.2.840.10008.1.2.4.80": "jpegls_decode",
-    "1.2.840.10008.1.2.4.81": "jpegls_decode",
-}
+# Decoded here, since pydicom alone has no free decoder for them, or does not hear libjpeg's warnings.
+_LOSSLESS_JPEG = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+_JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", *_LOSSLESS_JPEG)
+_JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
+_UNTRANSFORMED = ("1.2.840.10008.1.2.4.51", *_LOSSLESS_JPEG, *_JPEG_LS)
+_JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+# What of a dataset its decoder looks at.
+_PIXEL_TAGS = (
+    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+)
+_TIMES = ("FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate")
 _COLOURS = {"MONOCHROME1": 1, "MONOCHROME2": 1, "RGB": 3}
 # What a decoder turns into RGB.
 _DECODED = ("YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
@@ -83,7 +92,11 @@ class _Cell:
 
 
 class DicomImage(Image):
-    """A single-frame DICOM file: MONOCHROME1, MONOCHROME2 or RGB, 8, 16 or 32 bits allocated."""
+    """A DICOM file of one frame or many: MONOCHROME1, MONOCHROME2 or RGB, 8, 16 or 32 bits allocated.
+
+    Many frames are planes, along T where the file gives them times, else along Z. ``nodata`` is the
+    Pixel Padding Value.
+    """
 
     suffixes = (".dcm",)
     kind = "DICOM"
@@ -94,94 +107,229 @@ class DicomImage(Image):
         self, path: str | Path, *, axes: str | None = None, max_pixels: int | None = MAX_PIXELS
     ) -> None:
         self.path = Path(path)
+        self._last: tuple[int, Words] | None = None
         with reading(self.path, "DICOM"):
             header = self._header()
             self._cell = self._find_cell(header)
             self.value_range = self._cell.range
-            self.layout = self._find_layout(header)
+            self._frames = int(header.get("NumberOfFrames") or 1)
+            self._colours = str(header.PhotometricInterpretation)
+            self.layout = self._find_layout(header, axes)
+            padding = header.get("PixelPaddingValue")
+            self.nodata = None if padding is None else float(padding)
             size = self.path.stat().st_size
         if max_pixels is not None:
             max_pixels = max(max_pixels, size * EXPANSION // self.layout.dtype.itemsize)
-        check_pixels(self.path, self.layout.height * self.layout.width, max_pixels)
-        known = self.layout.axes
-        if axes is not None and axes.upper() not in (known, known.replace("S", "C")):
-            raise self._refusal(f"a DICOM picture has the axes {known}, not {axes}")
+        pixels = self._frames * self.layout.height * self.layout.width
+        check_pixels(self.path, pixels, max_pixels)
 
     def read_rows(self, plane: int, start: int, stop: int) -> Array:
-        """Rows ``start:stop`` as (stop - start, W, channels): stored values, not rescaled."""
-        assert plane == 0
-        return self._cell.values(self._words[start:stop])
+        """Rows ``start:stop`` of a frame as (stop - start, W, channels): stored values, not rescaled."""
+        return self._cell.values(self._words(plane)[start:stop])
 
     def write_like(self, target: Path, bands: Iterator[Array]) -> None:
         """Write the file with other pixels, marked as derived; atomic."""
         self.check_target(target)
-        pixels = np.concatenate(list(bands))
-        assert pixels.shape == self._words.shape
-        self._check_range(target, pixels)
         with reading(self.path, "DICOM"):
             dataset = self._read()
-            packed = _packed(dataset, self._cell.insert(pixels, self._words))
-            dataset["PixelData"].value = packed
+            pixels = bytearray(self._stored)
+            self._insert(target, pixels, bands)
+            if _is_swapped(dataset):
+                pixels = bytearray(_swapped(pixels))
+            if self._syntax not in _PLAIN:
+                self._mark_decompressed(dataset, len(pixels))
+            dataset["PixelData"].value = bytes(pixels)
             _mark_derived(dataset, self._syntax)
-            file = io.BytesIO()
-            dataset.save_as(file)
         with writing(target) as part:
-            part.write_bytes(file.getbuffer())
+            self._save(dataset, part)
+
+    def _save(self, dataset: Any, part: Path) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                dataset.save_as(part, overwrite=True)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:
+            raise self._refusal(f"a damaged tag cannot be written: {error}") from error
+
+    def _insert(self, target: Path, pixels: bytearray, bands: Iterator[Array]) -> None:
+        """Put new values in the place of the old ones, frame by frame."""
+        layout, size = self.layout, self._frame_size
+        frame = np.empty((layout.height, layout.width, layout.channels), layout.dtype)
+        plane = row = 0
+        for band in bands:
+            self._check_range(target, band)
+            left = band
+            while len(left):
+                rows = left[: layout.height - row]
+                frame[row : row + len(rows)] = rows
+                left, row = left[len(rows) :], row + len(rows)
+                if row == layout.height:
+                    words = self._cell.insert(frame, self._words(plane))
+                    pixels[plane * size : (plane + 1) * size] = self._packed(words)
+                    plane, row = plane + 1, 0
+        assert (plane, row) == (self._frames, 0)
+
+    @property
+    def _frame_size(self) -> int:
+        layout = self.layout
+        return layout.height * layout.width * layout.channels * layout.dtype.itemsize
 
     @functools.cached_property
-    def _words(self) -> Words:
-        """The pixels as they lie in the file, (H, W, channels)."""
-        with reading(self.path, "DICOM"):
-            return _unpacked(self._read(), self.layout)
+    def _stored(self) -> bytes:
+        """The pixels of all frames as an uncompressed file has them, those of a compressed one as zeros.
+
+        Bytes in big-endian 16-bit words are in their order.
+        """
+        if self._syntax not in _PLAIN:
+            size = self._frames * self._frame_size
+            return bytes(size + size % 2)
+        dataset = self._dataset
+        data = _swapped(dataset.PixelData) if _is_swapped(dataset) else bytes(dataset.PixelData)
+        needed = self._frames * self._frame_size
+        if len(data) < needed:
+            raise ValueError(
+                f"it is cut off: {len(data):,} bytes of pixels, and {needed:,} are needed"
+            )
+        return data
+
+    @functools.cached_property
+    def _coded(self) -> list[bytes]:
+        """The frames of a compressed file."""
+        from pydicom.encaps import generate_frames
+
+        dataset = self._dataset
+        offsets = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
+        extended = offsets if all(offsets) else None
+        frames = generate_frames(
+            dataset.PixelData, number_of_frames=self._frames, extended_offsets=extended
+        )
+        found = list(itertools.islice(frames, self._frames + 1))
+        if len(found) != self._frames:
+            raise ValueError(
+                f"it holds {len(found)} frames or more where {self._frames} are announced"
+            )
+        return found
+
+    @functools.cached_property
+    def _dataset(self) -> Any:
+        return self._read()
 
     def _read(self) -> Any:
-        """The whole file, its pixels uncompressed."""
+        """The whole file, as it is stored."""
         dataset = _pydicom(self.path).dcmread(self.path)
         if "PixelData" not in dataset:
             raise ValueError("it has no pixels")
-        if self._syntax not in _PLAIN:
-            self._decompress(dataset)
-        if self._find_cell(dataset) != self._cell or self._find_layout(dataset) != self.layout:
-            raise ValueError("its pixels are of another kind than announced")
         return dataset
 
-    def _decompress(self, dataset: Any) -> None:
-        """In place; what compression lost before stays on record."""
-        coded = len(dataset.PixelData)
+    def _words(self, plane: int) -> Words:
+        """The pixels of a frame as they lie in the file, (H, W, channels)."""
+        if self._last is None or self._last[0] != plane:
+            self._last = None
+            with reading(self.path, "DICOM"):
+                self._last = plane, self._load(plane)
+        return self._last[1]
+
+    def _load(self, plane: int) -> Words:
+        layout, size = self.layout, self._frame_size
+        shape = (layout.height, layout.width, layout.channels)
+        if self._syntax in _PLAIN:
+            data = self._stored[plane * size : (plane + 1) * size]
+            words = np.frombuffer(data, self._stored_type).astype(f"u{layout.dtype.itemsize}")
+            if _is_planar(self._dataset):
+                return words.reshape(shape[2], *shape[:2]).transpose(1, 2, 0)
+            return words.reshape(shape)
         try:
-            if self._syntax in _DECODERS:
-                self._decode(dataset)
-            else:
-                dataset.decompress(as_rgb=True, generate_instance_uid=False)
+            pixels = self._decode(self._coded[plane])
         except Exception as error:
-            why = " ".join(str(error).split())
+            where = "" if self._frames == 1 else f"frame {plane + 1} "
+            why = " ".join(str(error).split()) or type(error).__name__
             raise self._refusal(
-                f"cannot be decompressed: {why}; decompress it with another program (gdcmconv --raw)"
+                f"{where}cannot be decompressed: {why}; decompress it with another program (gdcmconv --raw)"
             ) from error
+        if pixels.dtype.itemsize != layout.dtype.itemsize or pixels.size != math.prod(shape):
+            raise ValueError("its pixels are of another kind than announced")
+        return np.ascontiguousarray(pixels).view(f"u{layout.dtype.itemsize}").reshape(shape)
+
+    @property
+    def _stored_type(self) -> np.dtype[Any]:
+        order = ">" if self._syntax == _EXPLICIT_BIG else "<"
+        return np.dtype(f"{order}u{self.layout.dtype.itemsize}")
+
+    def _packed(self, words: Words) -> bytes:
+        """The inverse of ``_load``, uncompressed."""
+        planar = self._syntax in _PLAIN and _is_planar(self._dataset)
+        turned = words.transpose(2, 0, 1) if planar else words
+        return turned.astype(self._stored_type).tobytes()
+
+    def _decode(self, frame: bytes) -> Array:
+        """The pixels of one compressed frame; its size is known to be right before that."""
+        found, expected = _size_of_coded(frame, self._syntax), self.layout.shape[-3:]
+        if len(self.layout.shape) == 2 or self.layout.channels == 1:
+            expected = self.layout.shape[-2:]
+        if found is not None and found != expected:
+            raise ValueError(f"the picture inside is {found}, not {expected}")
+        if self._syntax in _JPEG:
+            return self._decode_jpeg(frame)
+        if self._syntax in _JPEG_LS:
+            import imagecodecs
+
+            return np.asarray(imagecodecs.jpegls_decode(frame))
+        return self._decode_by_pydicom(frame)
+
+    def _decode_jpeg(self, frame: bytes) -> Array:
+        from pydicom.pixels import convert_color_space
+
+        stream = jpegs.parse(frame)
+        if stream.frame().depth != 8 or self._syntax in _LOSSLESS_JPEG:
+            return jpegs.decode_any(frame)
+        if self.layout.channels == 1 or stream.says_colours:
+            return jpegs.decode(frame)
+        # Without Adobe's segment a stream does not say whether it is YCbCr; DICOM does, or JFIF.
+        pixels = jpegs.decode(frame, untransformed=True)
+        if bytes(stream.frame().sampling) == b"rgb":
+            return pixels
+        if stream.is_jfif or self._colours in ("YBR_FULL", "YBR_FULL_422"):
+            return convert_color_space(pixels, "YBR_FULL", "RGB")
+        return pixels
+
+    def _decode_by_pydicom(self, frame: bytes) -> Array:
+        from pydicom.dataset import Dataset
+        from pydicom.encaps import encapsulate
+        from pydicom.pixels import get_decoder
+
+        single, whole = Dataset(), self._dataset
+        single.file_meta = whole.file_meta
+        for name in _PIXEL_TAGS:
+            if name in whole:
+                single[name] = whole[name]
+        single.PixelData = encapsulate([frame])
+        single["PixelData"].is_undefined_length = True
+        decoder = get_decoder(whole.file_meta.TransferSyntaxUID)
+        pixels, _ = decoder.as_array(single, index=0, as_rgb=True)
+        return np.asarray(pixels)
+
+    def _mark_decompressed(self, dataset: Any, size: int) -> None:
+        """Describe the pixels as they are now; what compression lost before stays on record."""
+        coded = len(dataset.PixelData)
+        element = dataset["PixelData"]
+        element.VR = "OB" if self._cell.allocated == 8 else "OW"
+        element.is_undefined_length = False
+        for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+            if name in dataset:
+                del dataset[name]
+        if self.layout.channels == 3:
+            dataset.PlanarConfiguration, dataset.PhotometricInterpretation = 0, "RGB"
         for _ in dataset.iterall():
             pass  # gives each tag its type, which an implicit file does not say
+        dataset.file_meta.TransferSyntaxUID = _EXPLICIT_LITTLE
         if self._syntax in _LOSSY:
             dataset.LossyImageCompression = "01"
             if "LossyImageCompressionMethod" not in dataset:
                 dataset.LossyImageCompressionMethod = _LOSSY[self._syntax]
             if "LossyImageCompressionRatio" not in dataset:
-                dataset.LossyImageCompressionRatio = f"{len(dataset.PixelData) / coded:.2f}"
-
-    def _decode(self, dataset: Any) -> None:
-        import imagecodecs
-        from pydicom.encaps import get_frame
-
-        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-        pixels = getattr(imagecodecs, _DECODERS[self._syntax])(frame)
-        if pixels.shape != self.layout.shape:
-            raise ValueError(f"the picture inside is {pixels.shape}, not {self.layout.shape}")
-        element = dataset["PixelData"]
-        element.value = pixels.astype(f"<u{self.layout.dtype.itemsize}").tobytes()
-        element.VR = "OB" if self._cell.allocated == 8 else "OW"
-        element.is_undefined_length = False
-        dataset.file_meta.TransferSyntaxUID = _EXPLICIT_LITTLE
-        if len(self.layout.shape) == 3:
-            dataset.PlanarConfiguration = 0
+                dataset.LossyImageCompressionRatio = f"{size / coded:.2f}"
 
     def _header(self) -> Any:
         """All tags before the pixels, of a file that can be decoded."""
@@ -192,14 +340,12 @@ class DicomImage(Image):
             raise self._refusal(
                 "is deflated as a whole, and could grow without bounds; convert it: dcmconv +te"
             )
-        if self._syntax not in (*_PLAIN, *_DECODERS):
+        if self._syntax not in (*_PLAIN, *_JPEG, *_JPEG_LS):
             self._check_decoder(meta)
         header = pydicom.dcmread(self.path, stop_before_pixels=True)
-        frames = int(header.get("NumberOfFrames") or 1)
         if "Rows" not in header:
-            raise self._refusal(f"holds no picture (modality {header.get('Modality', 'unknown')})")
-        if frames != 1:
-            raise self._refusal(f"holds {frames} frames; export them one in a file")
+            modality = printable(str(header.get("Modality", "unknown")))
+            raise self._refusal(f"holds no picture (modality {modality})")
         return header
 
     def _check_decoder(self, meta: Any) -> None:
@@ -233,20 +379,37 @@ class DicomImage(Image):
             raise ValueError(f"{cell.stored} bits up to bit {cell.high} of {cell.allocated}")
         return cell
 
-    def _find_layout(self, header: Any) -> Layout:
-        colour, samples = str(header.PhotometricInterpretation), int(header.SamplesPerPixel)
-        if colour in _DECODED and self._syntax not in (*_PLAIN, *_DECODERS):
+    def _find_layout(self, header: Any, axes: str | None) -> Layout:
+        colour, samples = self._colours, int(header.SamplesPerPixel)
+        if colour in _DECODED and self._syntax not in (*_PLAIN, *_UNTRANSFORMED):
             colour = "RGB"
         if colour not in _COLOURS:
             raise self._refusal(
-                f"has the colours {colour}; expected {', '.join(_COLOURS)}; export it as RGB"
+                f"has the colours {printable(colour)}; expected {', '.join(_COLOURS)}; export it as RGB"
             )
         if samples != _COLOURS[colour]:
             raise ValueError(f"{samples} samples a pixel for {colour}")
-        size = (int(header.Rows), int(header.Columns))
-        if samples == 1:
-            return Layout(size, "YX", self._cell.dtype)
-        return Layout((*size, samples), "YXS", self._cell.dtype)
+        shape = (int(header.Rows), int(header.Columns), *([samples] if samples > 1 else []))
+        known = "YXS"[: len(shape)]
+        if self._frames == 1:
+            return Layout(shape, self._axes(known, known, axes), self._cell.dtype)
+        if self._frames < 1:
+            raise ValueError(f"{self._frames} frames")
+        timed = any(header.get(name) for name in _TIMES)
+        found = self._axes(("T" if timed else "Z") + known, known, axes)
+        return Layout((self._frames, *shape), found, self._cell.dtype)
+
+    def _axes(self, known: str, picture: str, given: str | None) -> str:
+        """The letters of the dimensions. Of many frames the first may have any name."""
+        if given is None:
+            return known
+        letters = given.upper()
+        if picture.endswith("S") and letters.endswith("C"):
+            letters = letters[:-1] + "S"
+        free = letters[: len(known) - len(picture)]
+        if letters != free + picture or set(free) & set(picture) or not letters.isalpha():
+            raise self._refusal(f"a DICOM picture has the axes {known}, not {printable(given)}")
+        return letters
 
     def _check_range(self, target: Path, pixels: Array) -> None:
         least, greatest = int(pixels.min()), int(pixels.max())
@@ -269,45 +432,32 @@ def _pydicom(path: Path) -> Any:
     return pydicom
 
 
-def _order(dataset: Any) -> str:
-    return ">" if str(dataset.file_meta.TransferSyntaxUID) == _EXPLICIT_BIG else "<"
-
-
 def _is_swapped(dataset: Any) -> bool:
     """Bytes in big-endian 16-bit words come in pairs the wrong way round (PS3.5 2013 annex D)."""
-    bits = int(dataset.BitsAllocated)
-    return _order(dataset) == ">" and bits == 8 and dataset["PixelData"].VR == "OW"
+    big = str(dataset.file_meta.TransferSyntaxUID) == _EXPLICIT_BIG
+    return big and int(dataset.BitsAllocated) == 8 and dataset["PixelData"].VR == "OW"
 
 
-def _swapped(data: bytes) -> bytes:
+def _swapped(data: bytes | bytearray) -> bytes:
     return np.frombuffer(data + b"\0" * (len(data) % 2), "<u2").byteswap().tobytes()
 
 
-def _unpacked(dataset: Any, layout: Layout) -> Words:
-    """The words of an uncompressed file as (H, W, channels)."""
-    data = dataset.PixelData
-    if _is_swapped(dataset):
-        data = _swapped(data)
-    stored = np.dtype(f"{_order(dataset)}u{layout.dtype.itemsize}")
-    height, width, channels = layout.height, layout.width, layout.channels
-    needed = height * width * channels * stored.itemsize
-    if len(data) < needed:
-        raise ValueError(f"it is cut off: {len(data):,} bytes of pixels, and {needed:,} are needed")
-    words = np.frombuffer(data[:needed], stored).astype(stored.newbyteorder("="))
-    if _is_planar(dataset):
-        return words.reshape(channels, height, width).transpose(1, 2, 0)
-    return words.reshape(height, width, channels)
-
-
-def _packed(dataset: Any, words: Words) -> bytes:
-    """The inverse of ``_unpacked``; bytes after the last pixel stay."""
-    old = dataset.PixelData
-    turned = words.transpose(2, 0, 1) if _is_planar(dataset) else words
-    data = turned.astype(f"{_order(dataset)}u{words.dtype.itemsize}").tobytes()
-    if _is_swapped(dataset):
-        old = _swapped(old)
-        return _swapped(data + old[len(data) :])
-    return data + bytes(old[len(data) :])
+def _size_of_coded(frame: bytes, syntax: str) -> tuple[int, ...] | None:
+    """Height, width (and channels) that a compressed frame claims; None where it claims none (RLE)."""
+    if syntax in (*_JPEG, *_JPEG_LS):
+        found = jpegs.parse(frame, until_scan=True).frame()
+        shape, channels = (found.height, found.width), len(found.sampling)
+    elif syntax in _JPEG_2000:
+        # ITU-T T.800 A.5.1: the size of the reference grid less the offset of the picture in it.
+        start = frame.find(b"\xff\x4f\xff\x51")
+        if start < 0:
+            raise ValueError("it holds no JPEG 2000 picture")
+        right, bottom, left, top = struct.unpack_from(">IIII", frame, start + 8)
+        (channels,) = struct.unpack_from(">H", frame, start + 40)
+        shape = (bottom - top, right - left)
+    else:
+        return None
+    return shape if channels == 1 else (*shape, channels)
 
 
 def _is_planar(dataset: Any) -> bool:
@@ -319,8 +469,16 @@ def _mark_derived(dataset: Any, syntax: str) -> None:
     from pydicom.uid import generate_uid
 
     old = dataset.get("ImageType") or ()
-    rest = () if isinstance(old, str) else old[2:]
-    dataset.ImageType = ["DERIVED", "SECONDARY", *rest]
+    rest = [] if isinstance(old, str) else list(old[1:])
+    # Enhanced images allow nothing but PRIMARY there (PS3.3 C.8.16.1.2), and say the same of each frame.
+    enhanced = "SharedFunctionalGroupsSequence" in dataset
+    dataset.ImageType = ["DERIVED", *(rest if enhanced else ["SECONDARY", *rest[1:]])]
+    for element in dataset.iterall() if enhanced else ():
+        if element.keyword == "FrameType" and element.value:
+            kind = element.value
+            element.value = ["DERIVED", *([] if isinstance(kind, str) else kind[1:])]
+    if dataset.get("preamble", b"")[:2] in (b"II", b"MM"):
+        dataset.preamble = bytes(128)  # of a file that is TIFF too, whose places are others now
     note = f"Denoised with Snowmelt {version('snowmelt')}"
     if syntax not in _PLAIN:
         note += f", decompressed from transfer syntax {syntax}"

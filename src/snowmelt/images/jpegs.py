@@ -13,7 +13,7 @@ import io
 import math
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ _ARITHMETIC = frozenset({0xC9, 0xCA})
 # What is decoded here, arithmetic coding included (libjpeg-turbo in Pillow).
 DECODED = _HUFFMAN | PROGRESSIVE | _ARITHMETIC
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_RESTART = re.compile(rb"(?=\xff[\xd0-\xd7])")
+_RESTART = re.compile(rb"\xff*(?=\xff[\xd0-\xd7])")
 _JFIF = b"JFIF\0\1\1\0\0\1\0\1\0\0"
 _ADOBE = b"Adobe\0\x64\0\0\0\0"
 # 7 seconds of a decoder that finds nothing in them: 40 scans of the largest picture, and 500 of 60 Mpx.
@@ -76,6 +76,17 @@ class Stream:
     def complete(self) -> bool:
         """Whether there is an end mark."""
         return self.data[self.end - 2 : self.end] == b"\xff\xd9"
+
+    @property
+    def says_colours(self) -> bool:
+        """Whether Adobe's segment, or the names of the components, tell RGB from YCbCr."""
+        adobe = any(_is_adobe(marker, body) for marker, body, _ in self.segments)
+        return adobe or bytes(self.frame().sampling) == b"RGB"
+
+    @property
+    def is_jfif(self) -> bool:
+        """Whether it is a JFIF file, whose three components are always YCbCr."""
+        return any(_is_jfif(marker, body) for marker, body, _ in self.segments)
 
     def frame(self) -> Frame:
         """The frame header; ValueError where there is none."""
@@ -218,11 +229,11 @@ def decode(data: bytes, *, untransformed: bool = False) -> Array:
     colours = {1: "GRAY", 3: "RGB", 4: "CMYK"}[len(frame.sampling)]
     try:
         if frame.marker in _ARITHMETIC:
-            return _decoded_twice(plain)
+            return _with_axis(_decoded_twice(plain))
         pixels = simplejpeg.decode_jpeg(plain, colours)
     except ValueError as error:
         if "Could not determine subsampling" in str(error):
-            return _decoded_twice(plain)
+            return _with_axis(_decoded_twice(plain))
         if not _is_harmless(str(error), stream):
             raise ValueError(_where_damaged(str(error), plain)) from error
         pixels = simplejpeg.decode_jpeg(plain, colours, strict=False)
@@ -250,10 +261,18 @@ def _plain(stream: Stream, *, untransformed: bool = False) -> bytes:
     return b"".join(parts)
 
 
+def _is_jfif(marker: int, body: bytes) -> bool:
+    return marker == APP0 and body.startswith(b"JFIF\0")
+
+
+def _is_adobe(marker: int, body: bytes) -> bool:
+    return marker == APP14 and body.startswith(b"Adobe") and len(body) >= 12
+
+
 def _colours(marker: int, body: bytes, stream: Stream) -> bytes:
-    if marker == APP0 and body.startswith(b"JFIF\0"):
+    if _is_jfif(marker, body):
         return _segment(APP0, _JFIF)
-    if marker == APP14 and body.startswith(b"Adobe") and len(body) >= 12:
+    if _is_adobe(marker, body):
         unknown = 2 if len(stream.frame().sampling) == 4 else 1
         return _segment(APP14, _ADOBE + bytes([body[11] if body[11] <= 2 else unknown]))
     return b""
@@ -289,13 +308,31 @@ def _where_damaged(warning: str, plain: bytes) -> str:
     return warning if row is None else f"{warning}: its pixels are missing from row {row} on"
 
 
-def _decoded_twice(plain: bytes) -> Array:
+def decode_any(data: bytes) -> Array:
+    """The samples of a JPEG of any depth, lossless too, as they are stored: (H, W) or (H, W, components).
+
+    Raises:
+        ValueError: A part of the picture is missing; it says from which row on.
+    """
+    import imagecodecs
+
+    stream = parse(data)
+    check(stream)
+    plain = _plain(stream, untransformed=len(stream.frame().sampling) == 3)
+    return _decoded_twice(plain, imagecodecs.jpeg8_decode)
+
+
+def _decoded_twice(plain: bytes, decoder: Callable[[bytes], Array] | None = None) -> Array:
     """Pixels by a decoder that only warns; ValueError where they depend on bytes that are not the file's."""
-    first, second = (_with_pillow(_filled(plain, fill)) for fill in _FILLS)
+    first, second = ((decoder or _with_pillow)(_filled(plain, fill)) for fill in _FILLS)
     row = _first_difference(first, second)
     if row is not None:
         raise ValueError(f"it is cut off: its pixels are missing from row {row} on")
-    return first.reshape(*first.shape[:2], -1)
+    return first
+
+
+def _with_axis(pixels: Array) -> Array:
+    return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def _first_difference(first: Array, second: Array) -> int | None:
@@ -318,6 +355,7 @@ def _filled(plain: bytes, fill: bytes) -> bytes:
     stream = parse(plain)
     parts, place = [], 0
     for _, start, stop in stream.scans():
-        parts += [plain[place:start], _RESTART.sub(lambda _: fill, plain[start:stop]), fill]
+        scan = plain[start:stop].rstrip(b"\xff")  # with what follows, one would be a marker
+        parts += [plain[place:start], _RESTART.sub(lambda _: fill, scan), fill]
         place = stop
     return b"".join([*parts, plain[place:]])

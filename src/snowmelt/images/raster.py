@@ -32,6 +32,8 @@ Chunks = list[tuple[bytes, bytes]]
 PNG_LEVEL = 2
 JPEG_QUALITY = 95
 WEBP_QUALITY = 95
+# Bytes that deflate makes of one, at most: 258 of two bits.
+_DEFLATE_MOST = 1032
 # A chunk of nothing has 12 bytes, but 150 in this process. Of the 8 KiB that libpng writes, 8 GiB.
 _MOST_CHUNKS = 2**20
 
@@ -117,6 +119,7 @@ def picture_layout(
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6
 _PNG_CHANNELS = {GREY: 1, RGB: 3, PALETTE: 3, GREY_ALPHA: 2, RGB_ALPHA: 4}
+_PNG_SAMPLES = _PNG_CHANNELS | {PALETTE: 1}
 _PNG_DEPTHS = {GREY: (1, 2, 4, 8, 16), PALETTE: (1, 2, 4, 8)}
 
 
@@ -133,7 +136,7 @@ class PngImage(RasterImage):
         if chunks[0][0] != b"IHDR" or b"IDAT" not in found:
             raise ValueError("it has no picture")
         if b"acTL" in found:
-            raise UserError(f"{self.path}: an animated PNG; take its frames apart first")
+            self._check_animation(chunks)
         header = struct.unpack(">IIBBBBB", found[b"IHDR"])
         width, height, self._depth, self._colour, *methods = header
         if methods not in ([0, 0, 0], [0, 0, 1]):  # else libpng prints a warning
@@ -149,6 +152,17 @@ class PngImage(RasterImage):
         depth = "uint16" if self._depth == 16 else "uint8"
         return picture_layout(height, width, channels, depth, alpha=channels in (2, 4))
 
+    def _check_animation(self, chunks: Chunks) -> None:
+        """Refuse all animations but those of one frame, which is the picture (APNG: fcTL before IDAT)."""
+        names = [name for name, _ in chunks]
+        frames = names.count(b"fcTL")
+        first = b"fcTL" in names[: names.index(b"IDAT")]
+        if b"fdAT" in names or frames > 1 or not first:
+            raise UserError(
+                f"{self.path}: an animated PNG of {frames + (not first)} pictures; take its frames apart "
+                "first"
+            )
+
     @property
     def _step(self) -> int:
         """Between two neighbouring levels as shown: 255 for 1-bit grey, 1 from 8 bits on."""
@@ -162,11 +176,20 @@ class PngImage(RasterImage):
         chunks = [
             (name, body) for name, body in _png_chunks(data) if name in (b"IHDR", b"IDAT", b"IEND")
         ]
+        self._check_length(sum(len(body) for name, body in chunks if name == b"IDAT"))
         colour = GREY if self._colour == PALETTE else self._colour
         header = chunks[0][1]
         chunks[0] = (b"IHDR", header[:9] + bytes([colour]) + header[10:])
         levels = np.asarray(imagecodecs.png_decode(_png(chunks)) // self._step)
         return levels if self._palette is None else self._palette.checked(levels)
+
+    def _check_length(self, packed: int) -> None:
+        bits = self._depth * _PNG_SAMPLES[self._colour]
+        needed = self.layout.height * (1 + -(-self.layout.width * bits // 8)) // _DEFLATE_MOST
+        if packed < needed:
+            raise ValueError(
+                f"it is cut off: {packed:,} bytes of pixels where {needed:,} are the least"
+            )
 
     def _shown(self, levels: Array) -> Array:
         if self._palette is not None:
@@ -347,7 +370,7 @@ def _pillow(pixels: Array, mode: str) -> Any:
 
 
 _PICTURE = (b"VP8 ", b"VP8L", b"ALPH")
-_ANIMATED = 0x02
+_FRAME_HEADER = 16
 _OPACITY = 0x10
 
 
@@ -364,16 +387,33 @@ class WebpImage(RasterImage):
 
     def _header(self, data: bytes) -> Layout:
         chunks = _webp_chunks(data)
-        found = dict(reversed(chunks))
-        if b"ANIM" in found or b"ANMF" in found:
-            raise UserError(f"{self.path}: an animated WebP; take its frames apart first")
+        size = _webp_size(dict(reversed(chunks)))
+        found = dict(reversed(self._picture(chunks, size)))
         self._lossless = b"VP8L" in found
-        width, height, opacity = _webp_size(found)
+        width, height, opacity = size
         return picture_layout(height, width, 4 if opacity else 3, alpha=opacity)
+
+    def _picture(self, chunks: Chunks, size: tuple[int, int, bool]) -> Chunks:
+        """The chunks that hold the picture; in an animation of one frame they lie inside another chunk."""
+        frames = [body for name, body in chunks if name == b"ANMF"]
+        if not frames and b"ANIM" not in dict(chunks):
+            return chunks
+        inside = _parts(frames[0], _FRAME_HEADER, len(frames[0])) if len(frames) == 1 else []
+        if len(frames) != 1 or _frame_size(frames[0], inside) != size[:2]:
+            raise UserError(
+                f"{self.path}: an animated WebP of {len(frames)} frames"
+                + (", smaller than the picture" if len(frames) == 1 else "")
+                + "; take its frames apart first"
+            )
+        return inside
 
     def _decode(self, data: bytes) -> Array:
         import imagecodecs
 
+        chunks = _webp_chunks(data)
+        if any(name == b"ANMF" for name, _ in chunks):
+            size = self.layout.width, self.layout.height, self.layout.alpha
+            data = _still(self._picture(chunks, size), *size)
         return np.asarray(imagecodecs.webp_decode(data, hasalpha=self.layout.alpha))
 
     def _exchanged(self, data: bytes, levels: Array, pixels: Array) -> bytes:
@@ -381,22 +421,32 @@ class WebpImage(RasterImage):
             return data
         encoded = _webp(pixels, lossless=self._lossless, opacity=self.layout.alpha)
         new = [part for part in _webp_chunks(encoded) if part[0] in _PICTURE]
-        chunks: Chunks = []
-        for name, body in _webp_chunks(data):
-            if name not in _PICTURE:
-                chunks.append((name, body))
-            elif new:
-                chunks += new
-                new = []
-        return _riff(chunks)
+        chunks = _webp_chunks(data)
+        for number, (name, body) in enumerate(chunks):
+            if name == b"ANMF":
+                inside = _parts(body, _FRAME_HEADER, len(body))
+                content = _packed_chunks(_with_picture(inside, new))
+                chunks[number] = (name, body[:_FRAME_HEADER] + content)
+                return _riff(chunks)
+        return _riff(_with_picture(chunks, new))
+
+
+def _with_picture(chunks: Chunks, new: Chunks) -> Chunks:
+    """The chunks with those of another picture in the place of the old ones."""
+    first = next(number for number, (name, _) in enumerate(chunks) if name in _PICTURE)
+    rest = [part for part in chunks[first:] if part[0] not in _PICTURE]
+    return [*chunks[:first], *new, *rest]
 
 
 def _webp_chunks(data: bytes) -> Chunks:
     end = 8 + int.from_bytes(data[4:8], "little")
     if len(data) < end:
         raise ValueError("it is cut off")
+    return _parts(data, 12, end)
+
+
+def _parts(data: bytes, place: int, end: int) -> Chunks:
     chunks: Chunks = []
-    place = 12
     while place + 8 <= end:
         size = int.from_bytes(data[place + 4 : place + 8], "little")
         if place + 8 + size > end:
@@ -408,13 +458,32 @@ def _webp_chunks(data: bytes) -> Chunks:
     return chunks
 
 
+def _frame_size(frame: bytes, inside: Chunks) -> tuple[int, int] | None:
+    """Width and height of a frame, if it begins in the corner and holds a picture of that size."""
+    places = [int.from_bytes(frame[at : at + 3], "little") for at in (0, 3, 6, 9)]
+    size = places[2] + 1, places[3] + 1
+    found = dict(reversed(inside))
+    found.pop(b"VP8X", None)
+    return size if places[:2] == [0, 0] and _webp_size(found)[:2] == size else None
+
+
+def _still(picture: Chunks, width: int, height: int, opacity: bool) -> bytes:
+    """A file of one picture alone."""
+    sides = b"".join((side - 1).to_bytes(3, "little") for side in (width, height))
+    head = bytes([_OPACITY * opacity, 0, 0, 0]) + sides
+    return _riff([(b"VP8X", head), *(part for part in picture if part[0] in _PICTURE)])
+
+
 def _riff(chunks: Chunks) -> bytes:
-    parts = (
+    content = b"WEBP" + _packed_chunks(chunks)
+    return b"RIFF" + struct.pack("<I", len(content)) + content
+
+
+def _packed_chunks(chunks: Chunks) -> bytes:
+    return b"".join(
         name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
         for name, body in chunks
     )
-    content = b"WEBP" + b"".join(parts)
-    return b"RIFF" + struct.pack("<I", len(content)) + content
 
 
 def _webp_size(found: dict[bytes, bytes]) -> tuple[int, int, bool]:
