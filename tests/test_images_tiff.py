@@ -694,3 +694,547 @@ def test_write_asks_for_axes(tmp_path):
     for axes in ("ZZYX", "YXZ", "ZXY", "ZYYX"):
         with pytest.raises(UserError, match="name the axes"):
             write(path, stack, axes=axes)
+
+
+def holding(data, *tags, **options):
+    """A handmade TIFF whose first strip or tile is ``data``."""
+    offsets, counts = (324, 325) if any(code == 322 for code, _ in tags) else (273, 279)
+    gone = [(273, None), (279, None)] if offsets == 324 else []
+    named = {counts: len(data), **dict(gone), **dict(tags)}
+    place = len(handmade(*named.items(), (offsets, 70_000), **options))
+    return (
+        handmade(*named.items(), (offsets, Tag(offsets, 4, struct.pack("<I", place))), **options)
+        + data
+    )
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4, 5])
+@pytest.mark.parametrize("axes", ["CYX", "TCYX", "ZCYX"])
+def test_channels_of_a_microscope_are_no_opacity(tmp_path, channels, axes):
+    """tifffile marks the last of four planar channels as opacity, whatever they are."""
+    path = tmp_path / "a.tif"
+    stack = noise((*((2,) if len(axes) > 3 else ()), channels, H, W), "u2")
+    planar = {"photometric": "rgb", "planarconfig": "separate"} if channels in (3, 4) else {}
+    tifffile.imwrite(path, stack, metadata={"axes": axes}, **planar)
+    with tifffile.TiffFile(path) as file:
+        assert (file.pages[0].extrasamples == (2,)) == (channels == 4)
+    layout = open_image(path).layout
+    assert (layout.axes, layout.alpha, layout.channels) == (axes, False, 1)
+    np.testing.assert_array_equal(read(passed(path, change=np.invert)), ~stack)
+    check_identity(path)
+
+
+PLANAR = {"photometric": "rgb", "planarconfig": "separate"}
+OPACITY = {
+    "interleaved": ((H, W, 4), {"metadata": {"axes": "YXS"}}, None, True),
+    "planar": ((4, H, W), {"metadata": {"axes": "SYX"}, **PLANAR}, None, True),
+    "nothing said": ((H, W, 4), {"metadata": None}, None, True),
+    "nothing said, planar": ((4, H, W), {"metadata": None, **PLANAR}, None, True),
+    "planar, channels by the user": ((4, H, W), {"metadata": None, **PLANAR}, "CYX", False),
+    "channels by the file": ((H, W, 4), {"metadata": {"axes": "YXC"}}, None, False),
+    "colours by another name": ((H, W, 4), {"metadata": None}, "YXC", True),
+    "ImageJ": ((4, H, W), {"imagej": True, "metadata": {"axes": "CYX"}}, None, False),
+    "OME": ((4, H, W), {"ome": True, "metadata": {"axes": "CYX"}}, None, False),
+    "OME colour": ((H, W, 4), {"ome": True, "metadata": {"axes": "YXS"}}, None, True),
+}
+
+
+@pytest.mark.parametrize("name", OPACITY)
+def test_what_is_opacity(tmp_path, name):
+    shape, options, axes, alpha = OPACITY[name]
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise(shape, "u2"), **options)
+    image = open_image(path, axes=axes)
+    assert image.layout.alpha == alpha
+    assert ("comes back unchanged" in str(image.notes)) == (alpha and shape[0] == 4)
+
+
+def test_four_samples_without_a_mark(tmp_path):
+    """As Panotools and Hugin write opacity, and as Pillow reads it."""
+    path = tmp_path / "a.tif"
+    path.write_bytes(holding(noise((4, 4, 4), "u1").tobytes(), (258, [8] * 4), (262, 2), (277, 4)))
+    assert Image.open(io.BytesIO(path.read_bytes())).mode == "RGBA"
+    assert open_image(path).layout.alpha
+    path.write_bytes(holding(noise((4, 4, 4), "u1").tobytes(), (258, [8] * 4), (262, 5), (277, 4)))
+    assert not open_image(path).layout.alpha  # CMYK
+
+
+BITS = [1, 2, 3, 4, 6, 7, 9, 10, 12, 14, 15]
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("method", [1, 5, 8, 32773, 50000])
+def test_bits(tmp_path, bits, method):
+    """Values that are no whole bytes come back in as many bits, whichever way they are compressed."""
+    path = tmp_path / "a.tif"
+    dtype = np.dtype("u1" if bits <= 8 else "u2")
+    values = np.random.default_rng(bits).integers(0, 2**bits, (4, 5, 3)).astype(dtype)
+    raw = bytes(imagecodecs.packints_encode(values.reshape(4, -1), bits, runlen=15))
+    names = {5: "lzw_encode", 8: "zlib_encode", 32773: "packbits_encode", 50000: "zstd_encode"}
+    data = bytes(getattr(imagecodecs, names[method])(raw)) if method in names else raw
+    tags = ((256, 5), (258, [bits] * 3), (259, method), (262, 2), (277, 3))
+    path.write_bytes(holding(data, *tags))
+    np.testing.assert_array_equal(read(path), values)
+    assert open_image(path).value_range == (0, 2**bits - 1)
+    assert described(passed(path)) == described(path)
+    new = passed(path, 3, change=lambda band: 2**bits - 1 - band)
+    np.testing.assert_array_equal(read(new), 2**bits - 1 - values)
+    np.testing.assert_array_equal(tifffile.imread(new), 2**bits - 1 - values)
+    with pytest.raises(UserError, match=rf"value {2**bits}: the file has {bits} bits"):
+        passed(path, change=lambda band: np.full_like(band, 2**bits))
+
+
+@pytest.mark.parametrize("kind", ["minisblack", "miniswhite", "rgb planar", "tiles"])
+def test_bits_as_tifffile_writes_them(tmp_path, kind):
+    path = tmp_path / "a.tif"
+    options = {"photometric": "minisblack", "rowsperstrip": 5}
+    if kind == "rgb planar":
+        options |= {"photometric": "rgb", "planarconfig": "separate"}
+    elif kind == "tiles":
+        options = {"photometric": "minisblack", "tile": (16, 16)}
+    else:
+        options["photometric"] = kind
+    for bits in (1, 4, 12):
+        values = noise((3, H, W) if kind == "rgb planar" else (H, W), "u2") >> (16 - bits)
+        depth = {} if bits == 1 else {"bitspersample": bits}
+        dtype = "?" if bits == 1 else "u1" if bits == 4 else "u2"
+        tifffile.imwrite(path, values.astype(dtype), **options, **depth, metadata=None)
+        check_identity(path)
+        np.testing.assert_array_equal(read(path), values)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("method", ["group3", "group4", "tiff_ccitt", "tiff_lzw", "packbits"])
+def test_one_bit_as_libtiff_writes_it(tmp_path, method, order):
+    """A fax comes back with deflate; the first pixel may lie in the lowest bit (FillOrder 2)."""
+    path = tmp_path / "a.tif"
+    picture = noise((H, W), "u1") > 99
+    Image.fromarray(picture).save(path, compression=method, tiffinfo={266: order})
+    np.testing.assert_array_equal(read(path), picture)
+    new = passed(path, change=lambda band: 1 - band)
+    np.testing.assert_array_equal(np.asarray(Image.open(new)), ~picture)
+    with tifffile.TiffFile(new) as file:
+        assert file.pages[0].compression == (
+            8 if "group" in method or "ccitt" in method else open_code(path)
+        )
+
+
+def open_code(path):
+    with tifffile.TiffFile(path) as file:
+        return file.pages[0].compression
+
+
+def colours(count, high=False):
+    values = noise((count, 3), "u2", seed=7)
+    return (values if high else (values >> 8) * 257).T
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("high", [False, True])
+def test_palette(tmp_path, bits, high):
+    """As RGB where a pixel has changed, for a palette has few colours; else as it was."""
+    path = tmp_path / "a.tif"
+    numbers, table = noise((H, W), "u1") >> (8 - bits), colours(2**bits, high)
+    data = (
+        bytes(imagecodecs.packints_encode(numbers, bits, runlen=W))
+        if bits < 8
+        else numbers.tobytes()
+    )
+    size = ((256, W), (257, H), (278, H))
+    shorts = Tag(320, 3, table.astype("<u2").tobytes())
+    path.write_bytes(
+        holding(data, *size, (258, bits), (262, 3), (305, Tag(305, 2, b"me\0")), (320, shorts))
+    )
+    shown = np.moveaxis(table[:, numbers], 0, -1)
+    shown = shown if high else (shown >> 8).astype("u1")
+    np.testing.assert_array_equal(read(path), shown)
+    new = passed(path)
+    assert described(new) == described(path)
+    np.testing.assert_array_equal(tifffile.imread(new), numbers)
+    changed = passed(path, change=np.invert)
+    np.testing.assert_array_equal(read(changed), ~shown)
+    np.testing.assert_array_equal(tifffile.imread(changed), ~shown)
+    with tifffile.TiffFile(changed) as file:
+        page = file.pages[0]
+        assert (page.photometric, page.samplesperpixel, page.colormap) == (2, 3, None)
+        assert page.tags[305].value == "me"
+
+
+def test_stack_with_a_palette(tmp_path):
+    path = tmp_path / "a.tif"
+    numbers, table = noise((4, H, W), "u1"), colours(256)
+    options = {"metadata": {"axes": "ZYX"}, "compression": "lzw", "predictor": 2}
+    tifffile.imwrite(path, numbers, photometric="palette", colormap=table, **options)
+    assert open_image(path).layout.axes == "ZYXS"
+    new = passed(path, change=np.invert)
+    np.testing.assert_array_equal(read(new), ~read(path))
+    assert open_image(new).layout == open_image(path).layout
+    with tifffile.TiffFile(new) as file:
+        assert (file.series[0].kind, file.series[0].axes) == ("shaped", "ZYXS")
+
+
+def test_palette_of_greys_is_grey(tmp_path):
+    path = tmp_path / "a.tif"
+    for ramp in (np.arange(256), np.arange(256)[::-1]):
+        table = np.array([ramp * 257] * 3).astype("u2")
+        tifffile.imwrite(path, noise((H, W), "u1"), photometric="palette", colormap=table)
+        assert open_image(path).layout.axes == "YX"
+        check_identity(path)
+        np.testing.assert_array_equal(tifffile.imread(passed(path, change=np.invert)), ~read(path))
+
+
+def test_number_beyond_a_palette(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(holding(bytes(16), (262, 3), (320, [1, 2, 3])))
+    with pytest.raises(UserError, match="a table of 3 values for colours of 8 bits"):
+        open_image(path)
+
+
+PICTURES = {
+    "png": ("u1", 3),
+    "webp": ("u1", 3),
+    "jpeg2000": ("u2", 3),
+    "jpegxl": ("u2", 1),
+    "lerc": ("f4", 1),
+}
+
+
+@pytest.mark.parametrize("method", PICTURES)
+def test_whole_pictures_in_tiles(tmp_path, method):
+    """They come back with deflate, and a size that is not the tile's is found before it is decoded."""
+    path = tmp_path / "a.tif"
+    dtype, channels = PICTURES[method]
+    shape = (H, W) if channels == 1 else (H, W, channels)
+    colour = {"photometric": "rgb" if channels == 3 else "minisblack"}
+    level = {"compressionargs": {"lossless": True}} if method == "webp" else {}
+    picture = noise(shape, dtype)
+    tifffile.imwrite(path, picture, compression=method, tile=(16, 32), **colour, **level)
+    np.testing.assert_array_equal(read(path), tifffile.imread(path))
+    new = passed(path, change=np.negative)
+    np.testing.assert_array_equal(tifffile.imread(new), np.negative(tifffile.imread(path)))
+    with tifffile.TiffFile(new) as file:
+        assert file.pages[0].compression == 8
+    encoded = getattr(imagecodecs, {"jpeg2000": "jpeg2k"}.get(method, method) + "_encode")
+    more = [(258, [8] * 3), (262, 2), (277, 3)] if channels == 3 else []
+    data = bytes(encoded(noise((64, 64, channels)[: len(shape)], "u1")))
+    path.write_bytes(holding(data, (259, open_code(path)), *more))
+    with pytest.raises(UserError, match=r"strip 1 of 1 is damaged: invalid out"):
+        read(path)
+
+
+def test_tags_of_jpeg_go_with_it(tmp_path):
+    path = tmp_path / "a.tif"
+    options = {
+        "compression": "jpeg",
+        "compressionargs": {"outcolorspace": "rgb"},
+        "photometric": "rgb",
+    }
+    tifffile.imwrite(
+        path, noise((48, 48, 3), "u1"), **options, extratags=[(530, 3, 2, (2, 2), True)]
+    )
+    new = passed(path)
+    np.testing.assert_array_equal(tifffile.imread(new), tifffile.imread(path))
+    with tifffile.TiffFile(new) as file:
+        assert 530 not in file.pages[0].tags
+
+
+def jpeg(side=64, **options):
+    buffer = io.BytesIO()
+    smooth = np.add.outer(np.arange(side), np.arange(side)) % 251 + (noise((side, side), "u1") >> 6)
+    Image.fromarray(smooth.astype("u1")).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"progressive": True}, {"restart_marker_blocks": 5}, {"optimize": True, "quality": 95}],
+)
+def test_jpeg_that_lacks_something(tmp_path, options):
+    """libjpeg would fill it with grey, whether there is an end mark or not."""
+    path = tmp_path / "a.tif"
+    tags = ((256, 64), (257, 64), (259, 7), (278, 64))
+    whole = jpeg(**options)
+    path.write_bytes(holding(whole, *tags))
+    np.testing.assert_array_equal(read(path), imagecodecs.jpeg8_decode(whole))
+    start = whole.index(b"\xff\xda") + 20
+    for at in (start + 5, (start + len(whole)) // 2, len(whole) - 12):
+        for data in (whole[:at], whole[:at] + b"\xff\xd9"):
+            path.write_bytes(holding(data, *tags))
+            with pytest.raises(UserError, match=r"a\.tif: .*strip 1 of 1 is damaged"):
+                read(path)
+
+
+def test_jpeg_that_lacks_something_inside(tmp_path):
+    """Restart marks let a decoder go on behind a gap, which would be grey."""
+    path = tmp_path / "a.tif"
+    whole = jpeg(restart_marker_blocks=5, quality=95)
+    mark = whole.index(b"\xff\xd3")
+    data = whole[: mark - 20] + whole[mark:]
+    path.write_bytes(holding(data, (256, 64), (257, 64), (259, 7), (278, 64)))
+    assert imagecodecs.jpeg8_decode(data).shape == (64, 64)
+    with pytest.raises(UserError, match="strip 1 of 1 is damaged: its JPEG ends before"):
+        read(path)
+
+
+def test_jpeg_of_endless_scans(tmp_path):
+    path = tmp_path / "a.tif"
+    whole = jpeg(1024, progressive=True, quality=1)
+    last = whole.rindex(b"\xff\xda")
+    data = whole[:last] + whole[last:-2] * 300 + b"\xff\xd9"
+    path.write_bytes(holding(data, (256, 1024), (257, 1024), (259, 7), (278, 1024)))
+    with pytest.raises(UserError, match=r"goes over 1024 x 1024 pixels \d+ times"):
+        read(path)
+
+
+@pytest.mark.parametrize("method", ["lzw", "zlib", "packbits", "lzma", "zstd", "jpeg", "png"])
+def test_a_damaged_part_is_named(tmp_path, method):
+    """Cut, and with noise in place of its second half: never less, or other, pixels than stored."""
+    path = tmp_path / "a.tif"
+    rows = (np.arange(48 * 64) // 7 % 251).astype("u1").reshape(48, 64)
+    tifffile.imwrite(
+        path, np.array([rows, rows]), compression=method, rowsperstrip=16, metadata=None
+    )
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        place, size = (
+            values[1] for values in (file.pages[1].dataoffsets, file.pages[1].databytecounts)
+        )
+        count = next(tag for tag in file.pages[1].tags if tag.code == 279)
+    short = content.copy()
+    short[count.valueoffset + 2 : count.valueoffset + 4] = struct.pack("<H", size - size // 3)
+    wrong = content.copy()
+    wrong[place + size // 2 : place + size] = (b"\xff\x00\xee\x11" * size)[: size - size // 2]
+    content_changes = (short, wrong) if method not in ("packbits", "jpeg", "lzw") else (short,)
+    for data in content_changes:
+        path.write_bytes(data)
+        with pytest.raises(UserError, match="strip 2 of 3 of page 2 is damaged"):
+            read(path)
+
+
+def test_damage_in_tiles_and_channels(tmp_path):
+    path = tmp_path / "a.tif"
+    options = {"photometric": "rgb", "planarconfig": "separate", "tile": (16, 16), "metadata": None}
+    tifffile.imwrite(path, noise((3, 40, 40), "u1"), compression="zlib", **options)
+    with tifffile.TiffFile(path) as file:
+        place = file.pages[0].dataoffsets[9 + 4]
+    content = bytearray(path.read_bytes())
+    content[place : place + 9] = b"x" * 9
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="tile 5 of 9 of channel 2 is damaged"):
+        read(path)
+
+
+FLATTENED = [
+    TITLE,
+    TITLE + bytes(8),
+    TITLE + b"MIB8rtnM" + struct.pack("<I", 5) + b"Layr?\0\0\0",
+    TITLE + b"8BIMLayr" + struct.pack(">I", 0),
+]
+
+
+@pytest.mark.parametrize("block", FLATTENED)
+def test_flattened_by_photoshop(tmp_path, block):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise((H, W), "u1"), extratags=[(37724, 7, len(block), block)])
+    check_identity(path)
+    for order, sign, key in (("<", b"MIB8", b"61rL"), (">", b"8BIM", b"Lr32")):
+        layers = sign + key + struct.pack(order + "I", 4) + b"\1\0\0\0"
+        tifffile.imwrite(
+            path, noise((H, W), "u1"), extratags=[(37724, 7, len(block + layers), block + layers)]
+        )
+        if block in (TITLE, FLATTENED[3]):
+            with pytest.raises(UserError, match="layers"):
+                open_image(path)
+
+
+def test_scanimage(tmp_path):
+    """Plain tags; in a BigTIFF what holds for all frames stands behind the header, and stays there."""
+    path = tmp_path / "a.tif"
+    stack = noise((3, H, W), "i2")
+    options = {"software": "SI.VERSION_MAJOR = 2020", "photometric": "minisblack", "metadata": None}
+    with tifffile.TiffWriter(path) as file:
+        for number, frame in enumerate(stack):
+            file.write(frame, description=f"frameNumbers = {number}", **options)
+    check_identity(path)
+    notes = b'SI.a = 1\0{"RoiGroups": 2}\0'
+    front = struct.pack("<4I", 117637889, 4, 9, len(notes) - 9) + notes
+    place = 16 + len(front)
+    tags = (
+        (256, 4),
+        (257, 4),
+        (305, Tag(305, 2, b"SI.VERSION_MAJOR = 2020\0")),
+        (273, place + 256),
+    )
+    directory = handmade(*tags, big=True)[16:]
+    form, head = Format("<", True), 16 + len(front)
+    with io.BytesIO(handmade(*tags, big=True)) as file:
+        directory = form.pack(next(Reader(file).chain()), head, last=True)
+    path.write_bytes((form.header(head) + front + directory).ljust(place + 256 + 16, b"\7"))
+    assert read(path).min() == 7
+    new = passed(path, change=np.invert)
+    assert new.read_bytes()[16:place] == front
+    assert read(new).max() == 248
+
+
+def test_tiles_at_the_places_of_strips(tmp_path):
+    path = tmp_path / "a.tif"
+    tile = noise((16, 16), "u1")
+    tags = ((278, None), (322, 16), (323, 16), (324, None), (325, None))
+    data = tile.tobytes()
+    place = len(handmade(*tags, (273, 300), (279, len(data))))
+    path.write_bytes(handmade(*tags, (273, place), (279, len(data))) + data)
+    np.testing.assert_array_equal(read(path), tile[:4, :4])
+    new = passed(path, change=np.invert)
+    np.testing.assert_array_equal(tifffile.imread(new), ~tile[:4, :4])
+
+
+@pytest.mark.parametrize("place", [40, 700, 5000])
+@pytest.mark.parametrize("method", [1, 8])
+def test_makers_note_keeps_its_place(tmp_path, place, method):
+    """Its content may count places from the start of the file: before, among and behind the new pixels."""
+    path = tmp_path / "a.tif"
+    note, side = b"maker" * 9, 64
+    pixels = noise((side, side), "u1")
+    form = Format("<", False)
+    data = zlib.compress(pixels.tobytes()) if method == 8 else pixels.tobytes()
+    tags = {
+        256: side,
+        257: side,
+        258: 8,
+        259: method,
+        262: 1,
+        273: 9000,
+        277: 1,
+        278: side,
+        279: len(data),
+    }
+    exif = Tag(34665, 4, (Tag(37500, 7, note, place),))
+    directory = (*(form.tag(code, [value]) for code, value in tags.items()), exif)
+    content = bytearray(9000 + len(data))
+    packed = form.pack(directory, 8000, last=True)
+    content[:8], content[8000 : 8000 + len(packed)] = form.header(8000), packed
+    content[place : place + len(note)], content[9000:] = note, data
+    path.write_bytes(content)
+    new = passed(path, change=np.invert)
+    assert new.read_bytes()[place : place + len(note)] == note
+    np.testing.assert_array_equal(tifffile.imread(new), ~pixels)
+    with new.open("rb") as file:
+        inner = next(tag for tag in next(Reader(file).chain()) if tag.code == 34665)
+    assert (inner.value[0].value, inner.value[0].place) == (note, place)
+
+
+def test_pointers_that_nobody_knows_are_left_out(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(handmade((60_000, Tag(60_000, 13, struct.pack("<I", 8)))))
+    assert "private tags point to left out (tags 60000)" in open_image(path).notes[0]
+    with passed(path).open("rb") as file:
+        assert 60_000 not in [tag.code for tag in next(Reader(file).chain())]
+
+
+@pytest.mark.parametrize(
+    ("text", "dtype", "value"),
+    [
+        ("-9999", "f4", -9999),
+        ("-9999\0", "i2", -9999),
+        (" -3.4028234663852886e+38 ", "f4", -float(np.finfo("f4").max)),
+        ("0.1", "f4", float(np.float32(0.1))),
+        ("255", "u1", 255),
+        ("256", "u1", None),
+        ("0.5", "u1", None),
+        ("nan", "f4", None),
+        ("1e999", "f4", None),
+        ("none", "f4", None),
+    ],
+)
+def test_nodata(tmp_path, text, dtype, value):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path, np.ones((H, W), dtype), extratags=[(42113, 2, len(text) + 1, text, True)]
+    )
+    image = open_image(path)
+    assert image.nodata == value
+    assert open_image(passed(path)).nodata == value
+
+
+@pytest.mark.parametrize("blanks", [b"\n" * 13, b"  \0\0", b"\0" * 40, b" " * 200])
+def test_ome_that_hides_its_end(tmp_path, blanks):
+    path = tmp_path / "a.tif"
+    xml = ome('SizeZ="600000000" SizeC="1" SizeT="1"')
+    path.write_bytes(handmade((270, Tag(270, 2, xml.encode() + blanks + b"\0"))))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="more planes than the file holds"):
+            open_image(path)
+        assert tracemalloc.get_traced_memory()[1] < 10**8
+    finally:
+        tracemalloc.stop()
+
+
+CONTRADICTIONS = {
+    "two compressions": (handmade((259, [1, 8])), "tag 259 should hold one number"),
+    "bits that differ": (
+        handmade((258, [5, 6, 5]), (277, 3), (262, 2)),
+        "stored in different ways",
+    ),
+    "width as text": (handmade((256, Tag(256, 2, b"4\0"))), "tag 256 should hold whole numbers"),
+    "12 bits of JPEG": (handmade((258, 12), (259, 7)), "its JPEG has 12 bits"),
+    "24 bits": (handmade((258, 24)), "24 bits.*; save"),
+    "fax of 8 bits": (handmade((259, 4)), "as a fax, and it has 8 bits"),
+    "predictor of bits": (
+        handmade((258, 4), (259, 8), (317, 2)),
+        "predictor 2 of values of 4 bits.*; save",
+    ),
+    "BigTIFF of 4": (
+        handmade(big=True)[:4] + b"\4\0\0\0" + handmade(big=True)[8:],
+        "offsets of 4 bytes",
+    ),
+    "text that moves the cursor": (
+        handmade((270, Tag(270, 2, b'{"shape": [4, 4], "axes": "\\u001bX"}\0'))),
+        r"axes \\x1bX",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_contradictions(tmp_path, name):
+    content, message = CONTRADICTIONS[name]
+    path = tmp_path / "a.tif"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        open_image(path)
+    assert str(error.value).isprintable()
+
+
+def test_nothing_is_replaced_by_what_cannot_be_read_again(tmp_path, monkeypatch):
+    path, target = tmp_path / "a.tif", tmp_path / "b.tif"
+    tifffile.imwrite(path, noise((H, W), "u1"), compression="zlib")
+    target.write_bytes(b"before")
+    encode = tiffwriter.tiffcodec.encode
+    for wrong in (lambda *_: b"damaged", lambda page, part, order: encode(page, part ^ 1, order)):
+        monkeypatch.setattr(tiffwriter.tiffcodec, "encode", wrong)
+        image = open_image(path)
+        with pytest.raises(UserError, match=r"a\.tif: .*nothing was written"):
+            image.write_like(target, bands(image))
+        assert target.read_bytes() == b"before"
+        assert {file.name for file in tmp_path.iterdir()} == {"a.tif", "b.tif"}
+
+
+def test_a_row_of_tiles_is_bounded(tmp_path):
+    """Few bytes may not ask for gigabytes, neither in one tile nor in tiles that the file leaves out."""
+    path = tmp_path / "a.tif"
+    samples = ((258, [8] * 200), (277, 200), (284, 1), (338, [0] * 199))
+    data = zlib.compress(bytes(10**6))
+    path.write_bytes(holding(data, (256, 4000), (257, 400), (278, 400), (259, 8), *samples))
+    with pytest.raises(UserError, match=r"claims 320,000,000 bytes.*--max-pixels 640000000"):
+        read(path)
+
+
+def test_pages_that_are_rows(tmp_path):
+    """An array (H, W, channels) that tifffile took for a stack: its pages are rows."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise((H, W, 5), "u2"))
+    with pytest.raises(
+        UserError, match=r"37 pages of 5 x 53 pixels.*channels as columns.*--axes ZYX"
+    ):
+        open_image(path)
+    assert open_image(path, axes="ZYX").layout.planes == H

@@ -32,7 +32,7 @@ Order = Literal["<", ">"]
 _LZMA_MEMORY = 2**28
 # Scans times pixels of a JPEG, for each of its bytes and at least: each scan goes over all pixels, however
 # short it is. libjpeg does about 100 million a second. Progressive files of the usual programs have 10 scans.
-_SCANNED, _SCANNED_UNASKED = 2000, 2**28
+_SCANNED, _SCANNED_UNASKED = 200, 2**28
 _SCAN = b"\xff\xda"
 # What cannot be part of a scan: a restart mark, or what follows it.
 _ARITHMETIC = re.compile(rb"\xff[\xc9-\xcb\xcd-\xcf]")
@@ -61,7 +61,7 @@ def decode(page: Page, data: bytes, rows: int, order: Order, tables: bytes | Non
     if page.compression in tiffpage.CCITT:
         return _fax(page, data, rows)
     size = rows * page.row_bytes
-    raw = _decompressed(page.compression, data, size)
+    raw = _decompressed(page.compression, data, size, page.height * page.row_bytes)
     if len(raw) < size:
         raise ValueError(f"it holds {len(raw):,} of {size:,} bytes")
     return _values(page, raw[:size], rows, order)
@@ -132,13 +132,13 @@ def _packed(page: Page, part: Array) -> bytes:
     return bytes(_codec("packints_encode")(rows, page.bits, runlen=rows.shape[1]))
 
 
-def _decompressed(method: int, data: bytes, size: int) -> bytes:
-    """At most about ``size`` bytes."""
+def _decompressed(method: int, data: bytes, size: int, most: int) -> bytes:
+    """About ``size`` bytes, or up to ``most`` from programs that fill up the last strip."""
     try:
         if method == tiffpage.NONE:
             return data
         if method in (tiffpage.DEFLATE, tiffpage.OLD_DEFLATE):
-            return _inflated(data, size)
+            return _inflated(data, size, most)
         if method == tiffpage.PACKBITS:  # some writers go on to the end of a run
             return bytes(_codec("packbits_decode")(data, out=size + 128))
         if method == tiffpage.LZMA:
@@ -152,16 +152,18 @@ def _decompressed(method: int, data: bytes, size: int) -> bytes:
         raise ValueError(_plain(error)) from error
 
 
-def _inflated(data: bytes, size: int) -> bytes:
+def _inflated(data: bytes, size: int, most: int) -> bytes:
     """libdeflate is three times as fast as zlib, but takes only what has exactly the size."""
     with contextlib.suppress(RuntimeError):
         exact = bytes(_codec("deflate_decode")(data, out=size))
         if len(exact) == size:
             return exact
     stream = zlib.decompressobj()
-    found = stream.decompress(data, size)
-    if not stream.eof:
-        stream.decompress(stream.unconsumed_tail, 1)  # compares the checksum, if this is the end
+    found = stream.decompress(data, most)
+    if not stream.eof and stream.decompress(
+        stream.unconsumed_tail, 1
+    ):  # at the end it compares the checksum
+        raise ValueError(f"it holds more than {most:,} bytes")
     return found
 
 
