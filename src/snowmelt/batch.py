@@ -157,13 +157,12 @@ def _try(denoiser: Denoiser, job: Job, options: Options) -> bool:
 def _denoise(denoiser: Denoiser, job: Job, options: Options) -> None:
     image = open_image(job.source, axes=options.axes, max_pixels=options.max_pixels)
     target = job.target
-    written = converted(image, options.to)
-    for note in (*written.notes, *([written.rounding] if written.rounding else [])):
+    image = converted(image, options.to)
+    for note in (*image.notes, *([image.rounding] if image.rounding else [])):
         _level_line(job, options.quiet, note)
     if options.repair:
         image = Repaired(image)
         _level_line(job, options.quiet, image.describe())
-    image = converted(image, options.to)
     if os.path.lexists(target) and not options.force:
         raise UserError(f"{target}: is there already; --force replaces it")
     image.check_target(target)
