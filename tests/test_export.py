@@ -252,7 +252,7 @@ def test_hostile_graphs_are_refused(nodes, words):
 
 def test_too_many_operators_are_refused(monkeypatch):
     monkeypatch.setattr(footprint, "MAX_NODES", 1)
-    with pytest.raises(UserError, match="2 operators, .*; expected at most 1"):
+    with pytest.raises(UserError, match=r"2 operators, .*; expected at most 1"):
         footprint.check(graph(("Relu", ["image"], {}), ("Relu", ["1"], {})), CHANNELS, 0, 1)
 
 

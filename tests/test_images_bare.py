@@ -1,7 +1,6 @@
-"""PGM, PPM, PFM and BMP: what goes in comes out, around the pixels byte for byte."""
+"""PGM, PPM and PFM: what goes in comes out, around the pixels byte for byte."""
 
 import io
-import struct
 
 import numpy as np
 import pytest
@@ -79,76 +78,6 @@ def test_pfm(tmp_path, rng, scale, channels):
     assert new.read_bytes() == head + (2 * stored).astype(stored.dtype).tobytes()
 
 
-def bmp(pixels, bits, *, palette=b"", size=40, compression=0, masks=b"", upwards=True, tail=b""):
-    """Rows of bytes, top to bottom, as a file."""
-    rows = b"".join(row + bytes(-len(row) % 4) for row in (pixels[::-1] if upwards else pixels))
-    width, height = W, H if upwards else -H
-    info = struct.pack("<IiiHHIIiiII", size, width, height, 1, bits, compression, len(rows), 2835, 2835,
-                       len(palette) // 4, 0)  # fmt: skip
-    info += masks.ljust(size - 40, b"\7")
-    start = 14 + len(info) + len(palette)
-    whole = start + len(rows) + len(tail)
-    return struct.pack("<2sIHHI", b"BM", whole, 1, 2, start) + info + palette + rows + tail
-
-
-@pytest.mark.parametrize("upwards", [True, False])
-@pytest.mark.parametrize("tail", [b"", b"a colour profile"])
-def test_bmp_of_24_bits(tmp_path, picture, upwards, tail):
-    path = tmp_path / "a.bmp"
-    rows = [row[:, ::-1].tobytes() for row in picture]
-    path.write_bytes(bmp(rows, 24, upwards=upwards, tail=tail, size=124 if tail else 40))
-    array = read(path)
-    np.testing.assert_array_equal(array, picture)
-    np.testing.assert_array_equal(array, by_pillow(path))
-    assert rewritten(path, array).read_bytes() == path.read_bytes()
-    rows = [row[:, ::-1].tobytes() for row in 255 - picture]
-    expected = bmp(rows, 24, upwards=upwards, tail=tail, size=124 if tail else 40)
-    assert rewritten(path, 255 - array).read_bytes() == expected
-
-
-@pytest.mark.parametrize("opacity", [None, 0, 0xFF000000])
-def test_bmp_of_32_bits(tmp_path, rng, opacity):
-    pixels = rng.integers(0, 256, (H, W, 4), dtype=np.uint8)
-    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, opacity or 0)
-    plain = {} if opacity is None else {"size": 108, "compression": 3, "masks": masks}
-    path = tmp_path / "a.bmp"
-    path.write_bytes(bmp([row.tobytes() for row in pixels[..., [2, 1, 0, 3]]], 32, **plain))
-    image, array = open_image(path), read(path)
-    assert image.layout.alpha == bool(opacity)
-    np.testing.assert_array_equal(array, pixels if opacity else pixels[..., :3])
-    assert rewritten(path, array).read_bytes() == path.read_bytes()
-    new = rewritten(path, 255 - array).read_bytes()
-    pixels[..., : array.shape[2]] = 255 - array  # a byte that means nothing stays
-    assert new == bmp([row.tobytes() for row in pixels[..., [2, 1, 0, 3]]], 32, **plain)
-
-
-@pytest.mark.parametrize("bits", [1, 4, 8])
-def test_bmp_of_a_palette(tmp_path, rng, bits):
-    count = 2**bits - (bits == 8)  # 255 colours are allowed, too
-    colours = rng.permutation(2**18)[:count]
-    palette = np.stack([colours & 63, colours >> 6 & 63, colours >> 12], 1).astype(np.uint8)
-    indices = rng.integers(0, count, (H, W))
-    places = (indices[..., None] >> np.arange(bits)[::-1] & 1).reshape(H, -1)
-    rows = [row.tobytes() for row in np.packbits(places, axis=1)]
-    stored = np.insert(palette[:, ::-1], 3, 0, axis=1).tobytes()
-    path = tmp_path / "a.bmp"
-    path.write_bytes(bmp(rows, bits, palette=stored))
-    array = read(path)
-    np.testing.assert_array_equal(array, palette[indices])
-    np.testing.assert_array_equal(array, np.asarray(Image.open(path).convert("RGB")))
-    assert rewritten(path, array).read_bytes() == path.read_bytes()
-    other = palette[rng.integers(0, count, (H, W))]
-    np.testing.assert_array_equal(read(rewritten(path, other)), other)
-
-
-def test_bmp_of_greys_is_grey(tmp_path, picture):
-    path = tmp_path / "a.bmp"
-    Image.fromarray(picture[..., 0]).save(path)
-    array = read(path)
-    np.testing.assert_array_equal(array, picture[..., 0])
-    np.testing.assert_array_equal(by_pillow(rewritten(path, 255 - array)), 255 - picture[..., 0])
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -166,13 +95,6 @@ def test_bmp_of_greys_is_grey(tmp_path, picture):
         ("a.pbm", b"P4\n8 1\n\1", "a kind that is not read; export it as PNG"),
         ("a.pgm", b"P4\n8 1\n\1", "holds something else"),
         ("a.pgm", b"P6\n99999 99999\n255\n", "decompression bombs"),
-        ("a.bmp", b"BM", "damaged or not BMP"),
-        ("a.bmp", bmp([b""] * H, 24, compression=1), "24 bits a pixel, compression 1; save it as PNG"),
-        ("a.bmp", bmp([b""] * H, 16), "16 bits a pixel, compression 0; save it as PNG"),
-        ("a.bmp", bmp([b""] * H, 32, size=108, compression=3, masks=b"\1" * 16), "unusual places"),
-        ("a.bmp", bmp([b"ab"] * H, 24), "it is cut off"),
-        ("a.bmp", bmp([b"\5" * W] * H, 8, palette=bytes(12)), "colour 5 of a palette of 3"),
-        ("a.bmp", bmp([b"\5"] * H, 1, palette=bytes(12)), "a palette of 3 colours for 1 bits"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read(tmp_path, name, content, message):
@@ -181,15 +103,6 @@ def test_what_cannot_be_read(tmp_path, name, content, message):
     with pytest.raises(UserError, match=message) as caught:
         read(path)
     assert str(path) in str(caught.value)
-
-
-def test_the_name_stays_one_of_its_kind(tmp_path, picture):
-    path = tmp_path / "a.bmp"
-    Image.fromarray(picture).save(path)
-    with pytest.raises(UserError, match=r"end the name in \.bmp"):
-        write(tmp_path / "a.png", picture, like=path)
-    with pytest.raises(UserError, match="a new file can be"):
-        write(tmp_path / "new.bmp", picture)
 
 
 def test_values_that_the_header_excludes_are_not_written(tmp_path):

@@ -5,6 +5,7 @@ A few seconds in the suite; SNOWMELT_FUZZ=100000 asks for that many examples (``
 
 import contextlib
 import functools
+import importlib.util
 import io
 import os
 import struct
@@ -76,6 +77,55 @@ def one_frame(still):
     return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
 
 
+def further(wide):
+    """Kinds that a child decodes, and those that are read in place."""
+    codecs = imagecodecs
+    colours = PICTURE[..., :3]
+    numbers = struct.pack("<4i", 20, 24, 2, 1) + bytes(192) + b"MAP DD\0\0" + bytes(808)
+    cards = {"SIMPLE": "T", "BITPIX": 16, "NAXIS": 2, "NAXIS1": 20, "NAXIS2": 24, "BZERO": 32768}
+    lines = [f"{name:8}= {value:>20}" for name, value in cards.items()]
+    lines += ["DATASUM = '1         '", "CHECKSUM= '0123456789abcdef'", "END"]
+    header = "".join(line.ljust(80) for line in lines).ljust(2880).encode()
+    archive = io.BytesIO()
+    np.savez_compressed(archive, a=wide[..., 0], b=np.arange(3))
+    runs = pillow("P", "BMP")
+    return {
+        "bitfields.bmp": pillow("RGBA", "BMP"),
+        "runs.bmp": runs[:30] + b"\1" + runs[31:1078] + (b"\x14\7\0\0" * 24) + b"\0\1",
+        "palette.gif": pillow("P", "GIF"),
+        "clear.gif": pillow("P", "GIF", transparency=3, interlace=1),
+        "runs.tga": pillow("RGBA", "TGA", compression="tga_rle"),
+        "palette.tga": pillow("P", "TGA"),
+        "rgb.jp2": bytes(
+            codecs.jpeg2k_encode(colours, level=0, codecformat="JP2", reversible=True)
+        ),
+        "deep.j2k": bytes(
+            codecs.jpeg2k_encode(wide[..., 0], level=0, codecformat="J2K", reversible=True)
+        ),
+        "rgb.avif": pillow("RGBA", "AVIF", exif=EXIF, xmp=b"<x/>"),
+        "deep.avif": bytes(
+            codecs.avif_encode(wide[..., 0] >> 6, level=100, bitspersample=10, speed=9)
+        ),
+        "rgb.jxl": bytes(codecs.jpegxl_encode(PICTURE, lossless=True, usecontainer=True)),
+        "deep.jxl": bytes(codecs.jpegxl_encode(wide[..., 0], lossless=True)),
+        "light.hdr": bytes(codecs.rgbe_encode(colours.astype("f4"), header=True)),
+        "whole.fits": header + wide[..., 0].tobytes().ljust(2880, b"\0"),
+        "stack.mrc": numbers + np.ascontiguousarray(wide).tobytes(),
+        "two.npz": archive.getvalue(),
+        **({"rgb.exr": light(colours)} if importlib.util.find_spec("OpenEXR") else {}),
+    }
+
+
+def light(colours):
+    import OpenEXR
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.exr"
+        with OpenEXR.File({}, {"RGB": np.ascontiguousarray(colours.astype("f2"))}) as file:
+            file.write(str(path))
+        return path.read_bytes()
+
+
 @functools.cache
 def valid():
     """Small files that between them use every part of the readers."""
@@ -131,6 +181,7 @@ def valid():
         "virtual.tif": tiff(PICTURE[:5], imagej=True, metadata={"axes": "ZYX"}, truncate=True),
         "shaped.tif": tiff(PICTURE[:5], **stack),
         "exif.tif": pillow("RGB", "TIFF", exif=EXIF[6:]),
+        **further(wide),
     }
 
 

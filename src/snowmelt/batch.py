@@ -173,13 +173,12 @@ def _try(denoiser: Denoiser, job: Job, options: Options) -> bool:
 def _denoise(denoiser: Denoiser, job: Job, options: Options) -> None:
     image = open_image(job.source, axes=options.axes, max_pixels=options.max_pixels)
     target = job.target
-    written = converted(image, options.to)
-    for note in (*written.notes, *([written.rounding] if written.rounding else [])):
+    image = converted(image, options.to)
+    for note in (*image.notes, *([image.rounding] if image.rounding else [])):
         _level_line(job, options.quiet, note)
     if options.repair:
         image = Repaired(image, options.nodata)
         _level_line(job, options.quiet, image.describe())
-    image = converted(image, options.to)
     if len(os.fsencode(target.name)) > LONGEST_NAME:
         raise UserError(
             f"{job.source}: the result's name, ending in {target.name[-20:]}, is longer than {LONGEST_NAME} "

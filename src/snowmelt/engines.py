@@ -14,7 +14,6 @@ import contextlib
 import ctypes
 import importlib.util
 import math
-import os
 import platform
 import sys
 import threading

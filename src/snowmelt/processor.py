@@ -96,10 +96,8 @@ def usable_cores() -> int:
     In a container with a quota (`docker run --cpus 2` on a large host) all cores are seen, and a thread for
     each of them would mostly wait for the others.
     """
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    bound = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if bound else os.cpu_count() or 1
     return min(cores, _quota(Path("/sys/fs/cgroup")) or cores)
 
 

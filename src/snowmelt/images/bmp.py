@@ -12,16 +12,20 @@ from __future__ import annotations
 import itertools
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snowmelt.errors import UserError
-from snowmelt.images.base import Array, Layout
+from snowmelt.images.base import MAX_PIXELS, Array, Layout
+from snowmelt.images.codecs import check_claim
 from snowmelt.images.palette import Palette, packed, unpacked
 from snowmelt.images.raster import RasterImage, picture_layout
 
+# Pixels for a byte of runs that are taken unasked; plain files have 8 at most.
+RUN = 16
 _INFO = 14  # where the second header begins
 _MASKS = _INFO + 40  # in or behind the second header: the same place
 _RGB, _RLE8, _RLE4, _BITFIELDS, _ALPHA_BITFIELDS = 0, 1, 2, 3, 6
@@ -52,6 +56,8 @@ class Field:
 
     def get(self, words: Array, dtype: np.dtype[Any]) -> Array:
         """The channel of pixels, spread over all values of a type."""
+        if self.bits == 8 * dtype.itemsize:  # the usual case, without large intermediate values
+            return (words.astype(np.uint32) >> self.shift).astype(dtype)
         levels = words.astype(np.int64) >> self.shift & self.most
         full = 2 ** (8 * dtype.itemsize) - 1
         return ((levels * full + self.most // 2) // self.most).astype(dtype)
@@ -70,6 +76,12 @@ class BmpImage(RasterImage):
     suffixes = (".bmp", ".dib")
     signatures = ((0, b"BM"),)
     kind = "BMP"
+
+    def __init__(
+        self, path: str | Path, *, axes: str | None = None, max_pixels: int | None = MAX_PIXELS
+    ) -> None:
+        super().__init__(path, axes=axes, max_pixels=max_pixels)
+        check_claim(self.path, self.layout.height * self.layout.width, max_pixels, RUN)
 
     def _header(self, data: bytes) -> Layout:
         self._start, self._size = struct.unpack_from("<II", data, 10)
@@ -112,9 +124,7 @@ class BmpImage(RasterImage):
         if _is_grey(colours):
             return picture_layout(height, width, 1)
         self._palette = Palette(colours)
-        self.rounding = (
-            f"the result takes the nearest of its {count} colours; --to png keeps the finer result"
-        )
+        self.rounding = f"the result takes the nearest of its {count} colours; --to png keeps more"
         return picture_layout(height, width, 3)
 
     def _of_fields(self, data: bytes, height: int, width: int) -> Layout:
@@ -133,7 +143,7 @@ class BmpImage(RasterImage):
         finest = 8 if dtype == "uint8" else 16
         if min(depths[:3]) < finest:
             widths = "-".join(map(str, depths[:3]))
-            self.rounding = f"its channels have {widths} bits, to which the result is rounded; --to png keeps {finest}"
+            self.rounding = f"the result is rounded to {widths} bits; --to png keeps {finest}"
         return picture_layout(height, width, len(depths), dtype, alpha=bool(opacity))
 
     def _checked(self, masks: tuple[int, ...]) -> tuple[int, ...]:

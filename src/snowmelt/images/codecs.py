@@ -35,10 +35,13 @@ class CodecImage(RasterImage):
         self, path: str | Path, *, axes: str | None = None, max_pixels: int | None = MAX_PIXELS
     ) -> None:
         super().__init__(path, axes=axes, max_pixels=max_pixels)
-        if max_pixels == MAX_PIXELS:  # else somebody trusts the file
-            most = max(_HARMLESS, self.path.stat().st_size * _PIXELS_PER_BYTE)
-            pixels = self.layout.height * self.layout.width * self.layout.planes
-            check_pixels(self.path, pixels, min(most, max_pixels))
+        pixels = self.layout.height * self.layout.width * -(-self._count_channels() // 4)
+        check_pixels(self.path, pixels, max_pixels)
+        check_claim(self.path, pixels, max_pixels)
+
+    def _count_channels(self) -> int:
+        """How many channels a decoder gives, wanted or not."""
+        return self.layout.channels
 
     def _decoded_by(
         self, codec: str, data: bytes, *, channels: int | None = None, **options: Any
@@ -71,6 +74,19 @@ class CodecImage(RasterImage):
             raise UserError(
                 f"{self.path}: this {self.kind} encoder cannot hold the result without loss; say --to tif"
             )
+
+
+def check_claim(
+    path: Path, pixels: int, max_pixels: int | None, per_byte: int | None = None
+) -> None:
+    """Refuse a file that claims far more pixels than one of its length holds, unless somebody trusts it.
+
+    ``per_byte`` is how many pixels a byte may stand for.
+    """
+    if max_pixels == MAX_PIXELS:  # the default: nobody said that more is expected
+        each = _PIXELS_PER_BYTE if per_byte is None else per_byte
+        most = max(_HARMLESS, path.stat().st_size * each)
+        check_pixels(path, pixels, min(most, max_pixels))
 
 
 @children.served

@@ -64,7 +64,7 @@ class Converted(Image):
 
 
 def converted(image: Image, to: str | None) -> Image:
-    """The image as one that is written as ``to`` ("tif", "png"); itself for None.
+    """The image as one that is written as ``to`` ("tif", "png"); itself for None, or if it is of that kind.
 
     Raises:
         UserError: There is no such kind, or it cannot hold this image without loss.
@@ -73,14 +73,15 @@ def converted(image: Image, to: str | None) -> Image:
         return image
     if to not in KINDS:
         raise UserError(f"--to {to}: expected one of {', '.join(KINDS)}")
-    return Converted(image, to)
+    same = image.kind == {"tif": TiffImage, "png": PngImage}[to].kind
+    return image if same and image.rounding is None else Converted(image, to)
 
 
 def _obstacle(image: Image, to: str) -> str | None:
     """Why an image cannot be written so, None if it can."""
     layout = image.layout
     colours = layout.channels - layout.alpha
-    if getattr(image, "kind", None) == "JPEG" and colours == 4:
+    if image.kind == "JPEG" and colours == 4:
         return f"CMYK is not written as {to.upper()}; convert it to RGB first"
     if to == "tif":
         return None

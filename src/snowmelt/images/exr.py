@@ -51,6 +51,9 @@ class ExrImage(CodecImage):
         self._planes: dict[str, Array] = {}
         super().__init__(path, axes=axes, max_pixels=max_pixels)
 
+    def _count_channels(self) -> int:
+        return len(self._channels)
+
     def _header(self, data: bytes) -> Layout:
         (version,) = struct.unpack_from("<I", data, 4)
         if version & (_DEEP | _PARTS):

@@ -58,7 +58,8 @@ class GifImage(CodecImage):
             colours = np.column_stack([colours, opacity])
         self._palette = Palette(colours)
         self._interlaced = bool(marks & _INTERLACED)
-        self.rounding = f"the result takes the nearest of its {len(colours)} colours; --to png keeps the finer result"
+        count = len(colours)
+        self.rounding = f"the result takes the nearest of its {count} colours; --to png keeps more"
         channels = colours.shape[1]
         return picture_layout(height, width, channels, alpha=channels == 4)
 

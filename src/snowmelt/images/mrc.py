@@ -114,13 +114,13 @@ class MrcImage(ArrayImage):
 
 
 def _order(head: bytes) -> str:
-    """Byte order by the machine stamp; old files have none, but their size is a small number."""
+    """Byte order by the machine stamp; old files have none, but their width is a small number."""
     stamp = head[212:214]
     if stamp in _LITTLE:
         return "<"
     if stamp in _BIG:
         return ">"
-    little, big = (abs(struct.unpack_from(f"{order}i", head, 12)[0]) for order in "<>")
+    little, big = (abs(struct.unpack_from(f"{order}i", head)[0]) for order in "<>")
     return "<" if little <= big else ">"
 
 

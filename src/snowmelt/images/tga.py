@@ -8,12 +8,14 @@ Source: Truevision TGA File Format Specification, version 2.0.
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from snowmelt.images.base import Array, Layout
-from snowmelt.images.bmp import Field
+from snowmelt.images.base import MAX_PIXELS, Array, Layout
+from snowmelt.images.bmp import RUN, Field
+from snowmelt.images.codecs import check_claim
 from snowmelt.images.palette import Palette
 from snowmelt.images.raster import RasterImage, picture_layout
 
@@ -35,6 +37,12 @@ class TgaImage(RasterImage):
     kind = "TGA"
     unsigned = True
 
+    def __init__(
+        self, path: str | Path, *, axes: str | None = None, max_pixels: int | None = MAX_PIXELS
+    ) -> None:
+        super().__init__(path, axes=axes, max_pixels=max_pixels)
+        check_claim(self.path, self.layout.height * self.layout.width, max_pixels, RUN)
+
     def _header(self, data: bytes) -> Layout:
         fields = _HEADER.unpack_from(data)
         name, mapped, kind, first, length, entry, _, _, width, height, self._depth, marks = fields
@@ -54,7 +62,7 @@ class TgaImage(RasterImage):
 
     def _of_few(self, height: int, width: int) -> Layout:
         few = f"{len(self._palette.colours)} colours" if self._palette else "15 bits a pixel"
-        self.rounding = f"the result is rounded to its {few}; --to png keeps the finer result"
+        self.rounding = f"the result is rounded to its {few}; --to png keeps more"
         self._channels = 3
         return picture_layout(height, width, 3)
 
