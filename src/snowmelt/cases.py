@@ -1,9 +1,9 @@
 """The images of an evaluation: found, paired, checked all at once, and read one by one.
 
-A case holds one picture or two: noisy and clean, two noisy takes, or a noisy one alone. They come from an
-HDF5 file of pairs, from folders or stacks that belong together by name, or from clean images and noise put on
-them. A source is a file, a folder (all images below it) or a pattern such as ``scans/*_real.jpg``: what
-stands for its wildcards is the image's name.
+A case holds one picture or two: noisy and clean, two noisy exposures, or a noisy one alone. They come from
+arrays, from an HDF5 file of pairs, from folders or stacks that belong together by name, or from clean images
+with added noise. A source is a file, a folder (all images below it) or a pattern such as
+``scans/*_real.jpg``: what stands for its wildcards is the image's name.
 
 Pictures are (H, W) or (H, W, C) float32, 0 black and 1 white.
 """
@@ -13,7 +13,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ Range = tuple[float, float]
 PAIR: Roles = ("noisy", "clean")
 TAKES: Roles = ("noisy", "noisy-too")
 ALONE: Roles = ("noisy",)
+_PATH = (str, os.PathLike)
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,15 @@ class Scale:
         return np.rint(clipped * self.span) / self.span if self.whole else clipped
 
 
+UNIT = Scale(0, 1, whole=False)
+
+
 @dataclass(frozen=True)
 class Case:
     """One or two pictures of one scene, read when they are needed.
 
-    `examine` fills in the SHA-256 of all of them, and of the last one alone: of pairs, that is the truth, and
-    cases with one truth are takes of one scene.
+    `examine` fills in the SHA-256 of all of them, and of the last one alone: of pairs, that is the reference,
+    and cases with the same reference are exposures of one scene.
     """
 
     name: str
@@ -84,8 +89,8 @@ class Collection:
         roles: What the pictures of a case are.
         cases: In the order of their names.
         scale: Of the files.
-        noise: What was put on clean images, None where the noise is real.
-        seed: Of that noise: each image begins with it anew.
+        noise: Noise added to clean images, None where the noise is real.
+        seed: Of that noise; each image begins with it anew.
         stored: Whether that noisy image is clipped and rounded like a file.
     """
 
@@ -107,23 +112,107 @@ def from_hdf5(path: Path, part: str) -> Collection:
         noisy, clean = (file[f"{part}_{kind}"].dtype for kind in ("ns", "gt"))
     whole = noisy.kind == clean.kind == "u"
     pairs = getattr(dataset, part)
-    return from_arrays(
-        pairs.noisy,
-        pairs.clean,
+    return from_pictures(
+        [*zip(pairs.noisy, pairs.clean, strict=True)],
+        PAIR,
         title=f"{part} arrays of {path.name}",
         scale=Scale(0, float(np.iinfo(noisy).max) if whole else 1, whole),
     )
 
 
-def from_arrays(
-    noisy: Sequence[Picture], clean: Sequence[Picture], *, title: str, scale: Scale
+def from_pictures(
+    pictures: Sequence[Pictures], roles: Roles, *, title: str, scale: Scale = UNIT
 ) -> Collection:
-    """Pairs that are in memory, 0 black and 1 white; ``scale`` says what a file of them would hold."""
-    cases = [
-        Case(f"{index:04d}", partial(tuple, (image, truth)))
-        for index, (image, truth) in enumerate(zip(noisy, clean, strict=True))
+    """Pictures in memory, 0 black and 1 white; ``scale`` says what a file of them would hold."""
+    cases = [Case(f"{index:04d}", partial(tuple, each)) for index, each in enumerate(pictures)]
+    return Collection(title=title, roles=roles, cases=tuple(cases), scale=scale)
+
+
+def gather(
+    given: Mapping[str, Any], *, value_range: Range | None = None, channel_axis: int | None = None
+) -> Collection:
+    """Images by role as a person has them: lists of arrays or of files, or one source of `from_files` each.
+
+    Raises:
+        UserError: They do not belong together.
+    """
+    roles = tuple(name.replace("_", "-") for name in given)
+    sides = [given[name] for name in given]
+    if all(isinstance(side, _PATH) for side in sides):
+        return from_files([*map(os.fspath, sides)], roles, value_range=value_range)
+    if any(isinstance(side, _PATH) for side in sides):
+        raise UserError("expected a path for each kind of image, or a list for each")
+    images = [
+        [*side] if np.ndim(side) != 2 + (channel_axis is not None) else [side] for side in sides
     ]
-    return Collection(title=title, roles=PAIR, cases=tuple(cases), scale=scale)
+    counts = {role: len(side) for role, side in zip(roles, images, strict=True)}
+    if len(set(counts.values())) > 1 or not images[0]:
+        found = ", ".join(f"{number} {role}" for role, number in counts.items())
+        raise UserError(f"{found} images: expected as many of each kind, at least one")
+    if all(isinstance(each, _PATH) for side in images for each in side):
+        return _from_lists([[*map(os.fspath, side)] for side in images], roles, value_range)
+    return _from_arrays(
+        [[*map(np.asarray, side)] for side in images], roles, value_range, channel_axis
+    )
+
+
+def _from_lists(
+    sides: Sequence[Sequence[str]], roles: Roles, value_range: Range | None
+) -> Collection:
+    """Files that belong together by their places in the lists."""
+    found = [
+        from_files(sources, roles, value_range=value_range) for sources in zip(*sides, strict=True)
+    ]
+    scales = {each.scale for each in found}
+    if len(scales) > 1:
+        ranges = " and ".join(f"{each.low:g} to {each.high:g}" for each in scales)
+        raise UserError(
+            f"images of different number types ({ranges}); say which values stand for black and white in "
+            "all of them: --range LOW HIGH, in Python value_range=(low, high)"
+        )
+    cases = [
+        dataclasses.replace(case, name=f"{index:04d} {case.name}")
+        for index, each in enumerate(found)
+        for case in each.cases
+    ]
+    title = f"{_short(sides[0][0])} and {len(sides[0]) - 1} more"
+    return Collection(
+        title=title if len(found) > 1 else found[0].title,
+        roles=roles,
+        cases=tuple(cases),
+        scale=found[0].scale,
+    )
+
+
+def _from_arrays(
+    sides: Sequence[Sequence[NDArray[Any]]],
+    roles: Roles,
+    value_range: Range | None,
+    channel_axis: int | None,
+) -> Collection:
+    """Arrays (H, W), or (H, W, C) in any order where ``channel_axis`` says which axis is C."""
+    problems = []
+    for index, arrays in enumerate(zip(*sides, strict=True)):
+        shapes = [each.shape for each in arrays]
+        if len(shapes[0]) != 2 + (channel_axis is not None):
+            wanted = "(H, W), and channel_axis for one more axis"
+            problems.append(f"image {index}: an array of shape {shapes[0]}; expected {wanted}")
+        elif len(set(shapes)) > 1:
+            problems.append(f"image {index}: arrays of different shapes: {shapes[0]}, {shapes[1]}")
+        problems += [
+            f"image {index}: an array of {each.dtype}; expected integers or floats"
+            for each in arrays
+            if each.dtype.kind not in "uif"
+        ]
+    refuse(problems, "in these arrays")
+    scale = _scale_of([each.dtype for side in sides for each in side], {None}, value_range)
+
+    def picture(array: NDArray[Any]) -> Picture:
+        last = array if channel_axis is None else np.moveaxis(array, channel_axis, -1)
+        return scale.to_unit(last[..., 0] if last.shape[2:] == (1,) else last)
+
+    pictures = [tuple(map(picture, arrays)) for arrays in zip(*sides, strict=True)]
+    return from_pictures(pictures, roles, title=f"{len(pictures)} arrays", scale=scale)
 
 
 def from_files(
@@ -168,14 +257,14 @@ def from_files(
 def with_noise(
     clean: Collection, noise: Noise, *, seed: int = 0, stored: bool = False
 ) -> Collection:
-    """Pairs of clean images and what noise makes of them; see `Collection` for ``seed`` and ``stored``.
+    """Pairs of noisy and clean images, by adding noise; see `Collection` for ``seed`` and ``stored``.
 
-    Raises UserError where the noise has a range for a number.
+    Raises UserError where the noise has a range in place of a number.
     """
     if not is_fixed(noise):
         raise UserError(
-            f"noise {str(noise)!r}: a score needs one level, such as gaussian:25; "
-            "score several levels one by one (ranges are for training)"
+            f"noise {str(noise)!r}: a score needs one noise level, such as gaussian:25; "
+            "score several noise levels one by one (ranges are for training)"
         )
 
     def pair(case: Case) -> Pictures:
@@ -191,9 +280,14 @@ def with_noise(
     )
 
 
+def count_channels(collection: Collection) -> int:
+    """Channels of the first picture, 1 if it is grey."""
+    return int(np.prod(collection.cases[0].pictures()[0].shape[2:]))
+
+
 def is_colour(collection: Collection) -> bool:
-    """Whether the first picture has channels."""
-    return collection.cases[0].pictures()[0].ndim == 3
+    """Whether the first picture has several channels."""
+    return count_channels(collection) > 1
 
 
 def made_grey(collection: Collection) -> Collection:
@@ -219,8 +313,8 @@ def examine(collection: Collection) -> Collection:
     """Read every picture once, make sure that it can be scored, and fill in the digests.
 
     Raises:
-        UserError: All that cannot: values that are not finite, a truth beyond black and white, pictures that
-            are the same on both sides.
+        UserError: Says all that cannot: values that are not finite, a reference beyond black and white,
+            pictures that are the same on both sides.
     """
     problems: list[str] = []
     examined = []
@@ -261,7 +355,8 @@ def _unfit(name: str, pictures: Pictures, collection: Collection) -> list[str]:
         if low < scale.low - slack or high > scale.high + slack:
             problems.append(
                 f"{name}: the clean image goes from {low:.5g} to {high:.5g}, beyond the range "
-                f"{scale.low:g} to {scale.high:g}; give one that holds it: --range LOW HIGH"
+                f"{scale.low:g} to {scale.high:g}; give one that holds it: --range LOW HIGH, in Python "
+                "value_range=(low, high)"
             )
     if len(pictures) == 2 and not problems and np.array_equal(*pictures):
         problems.append(f"{name}: the {' and the '.join(collection.roles)} image are the same")
@@ -328,20 +423,26 @@ def _size(layout: Layout) -> str:
 
 
 def _scale(stack: Sequence[Image], value_range: Range | None) -> Scale:
-    """The given range; else all of an 8 or 16-bit type, or 0 to 1 for floats."""
-    dtypes = sorted({each.layout.dtype.newbyteorder("=") for each in stack}, key=str)
+    stored = {getattr(each, "value_range", None) for each in stack}
+    return _scale_of([each.layout.dtype for each in stack], stored, value_range)
+
+
+def _scale_of(
+    given: Sequence[np.dtype[Any]], stored: set[Range | None], value_range: Range | None
+) -> Scale:
+    """The given range; else that of the files; else all of an 8 or 16-bit type, or 0 to 1 for floats."""
+    dtypes = sorted({each.newbyteorder("=") for each in given}, key=str)
     whole = all(dtype.kind in "ui" for dtype in dtypes)
     if value_range:
         low, high = value_range
         if not low < high or not np.isfinite([low, high]).all():
             raise UserError(f"--range {low:g} {high:g}: expected two numbers, black first")
         return Scale(low, high, whole)
-    stored = {getattr(each, "value_range", None) for each in stack}
     if len(dtypes) > 1 or len(stored) > 1:
         kinds = ", ".join(map(str, dtypes))
         raise UserError(
             f"images of different number types or depths ({kinds}); say which values stand for black and "
-            "white in all of them: --range LOW HIGH"
+            "white in all of them: --range LOW HIGH, in Python value_range=(low, high)"
         )
     (dtype,), (own_range,) = dtypes, stored
     if own_range:
@@ -352,7 +453,8 @@ def _scale(stack: Sequence[Image], value_range: Range | None) -> Scale:
     if dtype.kind == "u" and dtype.itemsize <= 2:
         return Scale(0, 2.0 ** (8 * dtype.itemsize) - 1, True)
     raise UserError(
-        f"images of {dtype}: say which values stand for black and white: --range LOW HIGH"
+        f"images of {dtype}: say which values stand for black and white: --range LOW HIGH, in Python "
+        "value_range=(low, high)"
     )
 
 
