@@ -175,7 +175,7 @@ def test_a_bundled_model_worse_than_all_else_is_not_recommended(base, filters):
 def test_what_is_saved_comes_back(tmp_path):
     found = summarize(measured(scored("ours", MODEL, BASE + 6, math.nan, {"sha256": "cd"})))
     found.save(tmp_path / "results.json")
-    again = scores.load(tmp_path / "results.json")
+    again = results.load(tmp_path / "results.json")
     assert str(summarize(again)) == str(found)
     assert again.protocol == found.measurement.protocol
     assert again.scores[0] == found.measurement.scores[0]
@@ -250,14 +250,14 @@ def test_two_models_of_one_name_stay_two():
 def test_files_that_are_no_results(tmp_path, text, words):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UserError, match=words):
-        scores.load(tmp_path / "a.json")
+        results.load(tmp_path / "a.json")
     with pytest.raises(UserError, match=words):
         results.read(tmp_path / "a.json")
 
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match=r"a\.json: cannot be read: No such file"):
-        scores.load(tmp_path / "a.json")
+        results.load(tmp_path / "a.json")
 
 
 def test_results_of_version_0_1_are_read():
@@ -277,7 +277,7 @@ def test_results_of_version_0_1_are_read():
     (verdict,) = new["verdicts"]
     assert verdict["outcome"] == "harmful"
     assert "half: worse than the noisy input by 9.01 ± 1.26 dB" in verdict["text"]
-    assert "half: worse than the noisy input" in results.tables([scores.load(path)])
+    assert "half: worse than the noisy input" in results.tables([results.load(path)])
 
 
 def test_results_without_a_reference_of_version_0_1_are_shown_but_not_joined():
@@ -289,4 +289,4 @@ def test_results_without_a_reference_of_version_0_1_are_shown_but_not_joined():
     assert new["baseline"] == old["opponent"]
     assert new["verdicts"] == [{"text": old["verdicts"][0], "outcome": None}]
     with pytest.raises(UserError, match="did not keep the scores of each image; evaluate again"):
-        scores.load(path)
+        results.load(path)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from snowmelt import baselines, cases, scores
+from snowmelt import baselines, cases, results, scores
 from snowmelt.cases import ALONE, TAKES, Case, Collection
 from snowmelt.errors import UserError
 from snowmelt.evaluation import Contender, measure
@@ -243,7 +243,7 @@ def test_it_is_saved_and_comes_back(takes, alone, tmp_path):
         assert len(rows) == COUNT * len(found.rows)
         squares = [row["rmse"] ** 2 for row in rows if row["denoiser"] == "good"]
         assert math.sqrt(np.mean(squares)) == pytest.approx(found.rows[2]["rmse"])
-        again = scores.load(tmp_path / "results.json")
+        again = results.load(tmp_path / "results.json")
         assert again.protocol == found.measurement.protocol
         assert str(summarize(again)) == str(found)
 

@@ -38,6 +38,8 @@ PAIR: Roles = ("noisy", "clean")
 TAKES: Roles = ("noisy", "noisy-too")
 ALONE: Roles = ("noisy",)
 _PATH = (str, os.PathLike)
+FilePath = str | os.PathLike[str]
+Source = FilePath | Sequence[FilePath]
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,14 @@ class Case:
     """One or two pictures of one scene, read when they are needed.
 
     `examine` fills in the SHA-256 of all of them, and of the last one alone: of pairs, that is the reference,
-    and cases with the same reference are exposures of one scene.
+    and cases with the same reference are exposures of one scene. ``side`` is the shortest, in pixels.
     """
 
     name: str
     pictures: Callable[[], Pictures]
     digest: str = ""
     scene: str = ""
+    side: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,93 +139,43 @@ def gather(
     Raises:
         UserError: They do not belong together.
     """
-    roles = tuple(name.replace("_", "-") for name in given)
-    sides = [given[name] for name in given]
-    if all(isinstance(side, _PATH) for side in sides):
-        return from_files([*map(os.fspath, sides)], roles, value_range=value_range)
+    roles, sides = tuple(name.replace("_", "-") for name in given), [*given.values()]
     if any(isinstance(side, _PATH) for side in sides):
-        raise UserError("expected a path for each kind of image, or a list for each")
-    images = [
-        [*side] if np.ndim(side) != 2 + (channel_axis is not None) else [side] for side in sides
-    ]
-    counts = {role: len(side) for role, side in zip(roles, images, strict=True)}
-    if len(set(counts.values())) > 1 or not images[0]:
-        found = ", ".join(f"{number} {role}" for role, number in counts.items())
+        return from_files(sides, roles, value_range=value_range)
+    axes = 2 + (channel_axis is not None)
+    sides = [[*side] if np.ndim(side) != axes else [side] for side in sides]
+    counts = [len(side) for side in sides]
+    if len(set(counts)) > 1 or not counts[0]:
+        found = ", ".join(f"{count} {role}" for count, role in zip(counts, roles, strict=True))
         raise UserError(f"{found} images: expected as many of each kind, at least one")
-    if all(isinstance(each, _PATH) for side in images for each in side):
-        return _from_lists([[*map(os.fspath, side)] for side in images], roles, value_range)
-    return _from_arrays(
-        [[*map(np.asarray, side)] for side in images], roles, value_range, channel_axis
-    )
-
-
-def _from_lists(
-    sides: Sequence[Sequence[str]], roles: Roles, value_range: Range | None
-) -> Collection:
-    """Files that belong together by their places in the lists."""
-    found = [
-        from_files(sources, roles, value_range=value_range) for sources in zip(*sides, strict=True)
-    ]
-    scales = {each.scale for each in found}
-    if len(scales) > 1:
-        ranges = " and ".join(f"{each.low:g} to {each.high:g}" for each in scales)
-        raise UserError(
-            f"images of different number types ({ranges}); say which values stand for black and white in "
-            "all of them: --range LOW HIGH, in Python value_range=(low, high)"
-        )
-    cases = [
-        dataclasses.replace(case, name=f"{index:04d} {case.name}")
-        for index, each in enumerate(found)
-        for case in each.cases
-    ]
-    title = f"{_short(sides[0][0])} and {len(sides[0]) - 1} more"
-    return Collection(
-        title=title if len(found) > 1 else found[0].title,
-        roles=roles,
-        cases=tuple(cases),
-        scale=found[0].scale,
-    )
-
-
-def _from_arrays(
-    sides: Sequence[Sequence[NDArray[Any]]],
-    roles: Roles,
-    value_range: Range | None,
-    channel_axis: int | None,
-) -> Collection:
-    """Arrays (H, W), or (H, W, C) in any order where ``channel_axis`` says which axis is C."""
-    problems = []
-    for index, arrays in enumerate(zip(*sides, strict=True)):
-        shapes = [each.shape for each in arrays]
-        if len(shapes[0]) != 2 + (channel_axis is not None):
-            wanted = "(H, W), and channel_axis for one more axis"
-            problems.append(f"image {index}: an array of shape {shapes[0]}; expected {wanted}")
-        elif len(set(shapes)) > 1:
-            problems.append(f"image {index}: arrays of different shapes: {shapes[0]}, {shapes[1]}")
-        problems += [
-            f"image {index}: an array of {each.dtype}; expected integers or floats"
-            for each in arrays
-            if each.dtype.kind not in "uif"
-        ]
-    refuse(problems, "in these arrays")
-    scale = _scale_of([each.dtype for side in sides for each in side], {None}, value_range)
+    if any(isinstance(each, _PATH) for side in sides for each in side):
+        return from_files(sides, roles, value_range=value_range)
+    arrays = [[np.asarray(each) for each in row] for row in zip(*sides, strict=True)]
+    for index, row in enumerate(arrays):
+        found = " and ".join(f"{each.dtype} {each.shape}" for each in row)
+        if len({each.shape for each in row}) > 1 or row[0].ndim != axes:
+            wanted = "one shape, (H, W), and channel_axis for one more axis"
+            raise UserError(f"image {index}: arrays of {found}; expected {wanted}")
+        if any(each.dtype.kind not in "uif" for each in row):
+            raise UserError(f"image {index}: arrays of {found}; expected integers or floats")
+    scale = _scale_of([each.dtype for row in arrays for each in row], {None}, value_range)
 
     def picture(array: NDArray[Any]) -> Picture:
         last = array if channel_axis is None else np.moveaxis(array, channel_axis, -1)
         return scale.to_unit(last[..., 0] if last.shape[2:] == (1,) else last)
 
-    pictures = [tuple(map(picture, arrays)) for arrays in zip(*sides, strict=True)]
+    pictures = [tuple(map(picture, row)) for row in arrays]
     return from_pictures(pictures, roles, title=f"{len(pictures)} arrays", scale=scale)
 
 
 def from_files(
-    sources: Sequence[str],
+    sources: Sequence[Source],
     roles: Roles,
     *,
     axes: str | None = None,
     value_range: Range | None = None,
 ) -> Collection:
-    """Images that belong together by name: for each role a folder, a pattern, or a file.
+    """Images that belong together by name: for each role a folder, a pattern, or a file; or by place: a list.
 
     Each H x W picture of a stack is a case of its own.
 
@@ -240,7 +193,8 @@ def from_files(
             problems.append(str(error))
     for name, stack in stacks:
         problems += _mismatched(name, roles, [each.layout for each in stack])
-    refuse(problems, f"in {' and '.join(sources)}")
+    title = " and ".join(dict.fromkeys(map(_short, sources)))
+    refuse(problems, f"in {title}")
     scale = _scale([each for _, stack in stacks for each in stack], value_range)
     cases = [
         Case(
@@ -250,7 +204,6 @@ def from_files(
         for name, stack in stacks
         for plane in range(stack[0].layout.planes)
     ]
-    title = " and ".join(dict.fromkeys(_short(source) for source in sources))
     return Collection(title=title, roles=roles, cases=tuple(cases), scale=scale)
 
 
@@ -327,7 +280,8 @@ def examine(collection: Collection) -> Collection:
         problems += _unfit(case.name, pictures, collection)
         digests = [hashlib.sha256(each.tobytes()).hexdigest() for each in pictures]
         digest = hashlib.sha256("".join(digests).encode()).hexdigest()
-        examined.append(dataclasses.replace(case, digest=digest, scene=digests[-1]))
+        side = min(pictures[0].shape[:2])
+        examined.append(dataclasses.replace(case, digest=digest, scene=digests[-1], side=side))
     refuse(problems, f"in {collection.title}")
     return dataclasses.replace(collection, cases=tuple(examined))
 
@@ -363,11 +317,15 @@ def _unfit(name: str, pictures: Pictures, collection: Collection) -> list[str]:
     return problems
 
 
-def _find_all(sources: Sequence[str]) -> list[dict[str, str]]:
+def _find_all(given: Sequence[Source]) -> list[dict[str, str]]:
     """For each source its images' names and paths; single files belong together whatever their names.
 
     Endings that all names of a source share, such as ``_noisy``, do not count where names match without them.
     """
+    if not all(isinstance(source, _PATH) for source in given):
+        lists = [[each] if isinstance(each, _PATH) else each for each in given]
+        return [{f"{i:04d}": os.fspath(path) for i, path in enumerate(each)} for each in lists]
+    sources = [os.fspath(source) for source in given]  # type: ignore[arg-type]
     if not any(is_several(source) for source in sources):
         return [{find(sources[0])[0].key: source} for source in sources]
     found = [_find(source) for source in sources]
@@ -389,13 +347,16 @@ def _find(source: str) -> dict[str, str]:
     return files
 
 
-def _unpaired(sources: Sequence[str], roles: Roles, found: Sequence[dict[str, str]]) -> list[str]:
+def _unpaired(
+    sources: Sequence[Source], roles: Roles, found: Sequence[dict[str, str]]
+) -> list[str]:
     names = sorted(set().union(*found))
     problems = []
     for source, role, each in zip(sources, roles, found, strict=True):
         missing = [name for name in names if name not in each]
         if missing:
-            problems.append(f"no {role} image in {source} by the name of {', '.join(missing)}")
+            where = source if isinstance(source, _PATH) else _short(source)
+            problems.append(f"no {role} image in {where} by the name of {', '.join(missing)}")
     return problems
 
 
@@ -475,6 +436,9 @@ def _plane(image: Image, plane: int) -> NDArray[Any]:
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 
-def _short(source: str) -> str:
+def _short(source: Source) -> str:
     """The last two parts of a path."""
-    return "/".join(Path(source).parts[-2:])
+    if isinstance(source, _PATH):
+        return "/".join(Path(source).parts[-2:])
+    more = f" and {len(source) - 1} more" if len(source) > 1 else ""
+    return f"{_short(source[0])}{more}"

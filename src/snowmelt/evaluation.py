@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from snowmelt import __version__, baselines, cases, denoiser, levels, looks, noise, zoo
+from snowmelt import __version__, baselines, cases, denoiser, diagnosis, levels, looks, noise, zoo
 from snowmelt.baselines import Denoise, Filter
 from snowmelt.cases import PAIR, Case, Collection, Picture, Pictures, middle
 from snowmelt.denoiser import Denoiser
@@ -43,6 +43,7 @@ TUNING_SIDE = 256
 TUNING_PICTURES, TUNING_WITHOUT_REFERENCE = 16, 4
 HELD_ASIDE = 5  # one scene in so many tunes the filters, where no other images do
 PROGRAMS = ("numpy", "scipy", "scikit-image")
+WAYS = (("noisy", "clean"), ("clean", "add_noise"), ("noisy", "noisy_too"), ("noisy",))
 AGAINST = (*baselines.ALWAYS_THERE, zoo.DEFAULT)
 
 Progress: TypeAlias = Callable[[Sequence[Any], str], Iterable[Any]]
@@ -108,22 +109,18 @@ def compare(
         'better'
     """
 
-    def gather(**given: Any) -> Collection:
-        roles = {name: each for name, each in given.items() if each is not None}
-        return cases.gather(roles, value_range=value_range, channel_axis=channel_axis)
+    given = {"noisy": noisy, "noisy_too": noisy_too, "clean": clean}
+    given = {name: each for name, each in given.items() if each is not None}
+    if (*given, *(("add_noise",) if add_noise else ())) not in WAYS:
+        raise UserError(f"which images? expected {', or '.join(' and '.join(way) for way in WAYS)}")
 
-    if add_noise is not None and (noisy is not None or noisy_too is not None or clean is None):
-        raise UserError("add_noise needs clean images alone; leave noisy and noisy_too out")
-    if noisy is None and add_noise is None:
-        raise UserError(
-            "which images? expected noisy and clean, clean and add_noise, noisy and noisy_too, or noisy"
-        )
-    if clean is not None and noisy_too is not None:
-        raise UserError("noisy_too is for images without a reference; leave clean or noisy_too out")
-    collection = gather(noisy=noisy, noisy_too=noisy_too, clean=clean)
-    if add_noise is not None:
+    def gather(given: Mapping[str, Any]) -> Collection:
+        return cases.gather(given, value_range=value_range, channel_axis=channel_axis)
+
+    collection = gather(given)
+    if add_noise:
         collection = cases.with_noise(collection, noise.parse(add_noise))
-    tuning = None if tune is None else gather(noisy=tune[0], clean=tune[1])
+    tuning = None if tune is None else gather({"noisy": tune[0], "clean": tune[1]})
     if not isinstance(sigma, str):
         sigma = sigma / collection.scale.span
     channels, against = cases.count_channels(collection), tuple(against)
@@ -226,7 +223,14 @@ def measure(
     if filters:
         scored, views, said = _tuning_views(scored, tuning)
         rows += _tune(metric, views, filters, progress)
+    if min(case.side for case in scored.cases) < diagnosis.SMALLEST:  # too small for its estimate
+        contenders = [each for each in contenders if not _estimates_unasked(each)]
     return summarize(_measure(scored, metric, [*rows, *contenders], said, progress, album))
+
+
+def _estimates_unasked(contender: Contender) -> bool:
+    """Whether it is a bundled model that estimates the noise level of each image."""
+    return contender.kind == BUNDLED and contender.details.get("sigma") == levels.AUTO
 
 
 def choose_filters(against: Iterable[str]) -> dict[str, Filter]:
@@ -318,106 +322,60 @@ def _measure(
     progress: Progress,
     album: list[looks.Seen] | None,
 ) -> Measurement:
-    runs = [_Run(each) for each in contenders]
+    samples: list[list[Sample]] = [[] for _ in contenders]
+    owners: list[str] = []
     pixels: list[int] = []
-    samples: list[str] = []
     observed: list[dict[str, Any]] = []
     kept = [] if album is None else looks.spread(len(collection.cases), looks.ALBUM)
     for index, case in enumerate(progress(collection.cases, "scoring")):
         pictures = metric.view(case.name, case.pictures())
-        denoised = {run.name: run.score(metric, case.name, pictures, collection) for run in runs}
+        denoised: dict[str, Picture] = {}
+        for contender, own in zip(contenders, samples, strict=True):
+            if not own and contender.kind in (BUNDLED, MODEL):
+                contender.denoise(pictures[0])  # compiled now, so that no time counts it
+            output, seconds, memory = watch(contender.denoise, pictures[0])
+            if not np.isfinite(output).all():
+                raise UserError(f"{contender.name}: its output for {case.name} is not finite")
+            scored = metric.sample(contender.denoise, pictures, output, collection.scale)
+            own.append(replace(scored, seconds=seconds, memory=memory))
+            denoised[contender.name] = output
         if album is not None and index in kept:
-            del denoised[metric.input_name]
-            album.append(_seen(case.name, pictures, collection, denoised))
-        tiles = len(runs[0].samples[-1].squares)
+            takes = {name: looks.view(each) for name, each in [*denoised.items()][1:]}
+            clean = looks.view(pictures[1]) if collection.roles == PAIR else None
+            album.append(looks.Seen(case.name, looks.view(pictures[0]), clean, takes))
         several = len(collection.cases) > 1
-        samples += [case.name if several else f"tile {tile}" for tile in range(tiles)]
+        owners += [
+            case.name if several else f"tile {tile}" for tile in range(len(samples[0][-1].squares))
+        ]
         observed.append(metric.observe(pictures))
         pixels.append(math.prod(pictures[0].shape[:2]))
-    if album is not None:
-        album[:] = [_without(each, [run.name for run in runs if run.failure]) for each in album]
-    by_reference = collection.roles == PAIR
     return Measurement(
         protocol=protocol_of(collection),
         tuning=tuning,
         machine=f"{os.cpu_count()} processor cores, {platform.machine()}, {platform.system()}",
         images=[case.name for case in collection.cases],
-        scenes=[case.scene[:12] if by_reference else case.name for case in collection.cases],
+        scenes=[
+            case.scene[:12] if collection.roles == PAIR else case.name for case in collection.cases
+        ],
         pixels=pixels,
-        scores=[run.scores() for run in runs if not run.failure],
-        samples=samples,
+        scores=[_scores(*each) for each in zip(contenders, samples, strict=True)],
+        samples=owners,
         noise=metric.conclude(observed),
-        remarks=[f"{run.name}: left out ({run.failure})" for run in runs if run.failure],
     )
 
 
-class _Run:
-    """One denoiser on its way through the images."""
-
-    def __init__(self, contender: Contender) -> None:
-        self.contender, self.name, self.failure = contender, contender.name, ""
-        self.samples: list[Sample] = []
-        self.seconds: list[float] = []
-        self.memory = math.nan
-
-    def score(
-        self, metric: Metric, case: str, pictures: Pictures, collection: Collection
-    ) -> Picture | None:
-        """Denoise and score one image; None where a bundled model, which nobody asked for, cannot."""
-        if self.failure:
-            return None
-        try:
-            return self._score(metric, case, pictures, collection)
-        except UserError as error:
-            if self.contender.kind != BUNDLED:
-                raise
-            self.failure = str(error)
-            return None
-
-    def _score(
-        self, metric: Metric, case: str, pictures: Pictures, collection: Collection
-    ) -> Picture:
-        denoise = self.contender.denoise
-        if not self.samples and self.contender.kind in (BUNDLED, MODEL):
-            denoise(pictures[0])  # compiled now, so that no time counts it
-        denoised, seconds, memory = watch(denoise, pictures[0])
-        if not np.isfinite(denoised).all():
-            raise UserError(f"{self.name}: its output for {case} is not finite")
-        self.samples.append(metric.sample(denoise, pictures, denoised, collection.scale))
-        self.seconds.append(seconds)
-        self.memory = memory if math.isnan(self.memory) else max(memory, self.memory)
-        return denoised
-
-    def scores(self) -> Scores:
-        """All that was measured."""
-        values = {
-            name: [each.values[name] for each in self.samples] for name in self.samples[0].values
-        }
-        maps = [each.autocorrelation for each in self.samples if each.autocorrelation is not None]
-        return Scores(
-            name=self.name,
-            kind=self.contender.kind,
-            details=self.contender.details,
-            values=values | {"seconds": self.seconds},
-            squares=[square for each in self.samples for square in each.squares],
-            autocorrelation=np.mean(maps, axis=0).tolist() if maps else [],
-            memory=self.memory,
-        )
-
-
-def _seen(
-    name: str,
-    pictures: Pictures,
-    collection: Collection,
-    denoised: Mapping[str, Picture | None],
-) -> looks.Seen:
-    takes = {each: looks.view(picture) for each, picture in denoised.items() if picture is not None}
-    clean = looks.view(pictures[1]) if collection.roles == PAIR else None
-    return looks.Seen(name, looks.view(pictures[0]), clean, takes)
-
-
-def _without(seen: looks.Seen, names: Sequence[str]) -> looks.Seen:
-    return replace(seen, takes={each: seen.takes[each] for each in seen.takes if each not in names})
+def _scores(contender: Contender, samples: Sequence[Sample]) -> Scores:
+    values = {name: [each.values[name] for each in samples] for name in samples[0].values}
+    maps = [each.autocorrelation for each in samples if each.autocorrelation is not None]
+    return Scores(
+        name=contender.name,
+        kind=contender.kind,
+        details=contender.details,
+        values=values | {"seconds": [each.seconds for each in samples]},
+        squares=[square for each in samples for square in each.squares],
+        autocorrelation=np.mean(maps, axis=0).tolist() if maps else [],
+        memory=float(np.max([each.memory for each in samples])),
+    )
 
 
 def protocol_of(collection: Collection) -> Protocol:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from snowmelt.errors import UserError
 from snowmelt.files import replacing
 from snowmelt.metrics import Interval
 from snowmelt.scores import (
@@ -28,10 +29,8 @@ from snowmelt.scores import (
     Scores,
     differences,
     finite,
-    foreign,
-    load,
+    from_json,
     merge,
-    read_saved,
 )
 from snowmelt.scoring import METRICS, Column, Metric
 
@@ -156,7 +155,7 @@ def summarize(measured: Measurement) -> Results:
         columns=metric.columns(),
         rows=tuple(_row(measured, metric, each, baseline) for each in measured.scores),
         baseline=baseline.name,
-        notes=(*metric.notes(measured, baseline.name), *measured.remarks),
+        notes=tuple(metric.notes(measured, baseline.name)),
         verdicts=tuple(_verdicts(measured, metric, baseline)),
         measurement=measured,
     )
@@ -301,30 +300,54 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         UserError: There is no such file, or it holds something else.
     """
-    saved = read_saved(path)
     try:
-        if saved["format"] < FORMAT:
-            saved = _renewed(saved, path)
+        saved = json.loads(path.read_text("utf-8"))
+        version = saved["format"]
+        if version not in range(1, FORMAT + 1):
+            raise UserError(
+                f"{path}: results of format {version}; this version reads 1 to {FORMAT}"
+            )
+        saved = dict(saved) if version == FORMAT else _from_format_1(saved)
         for row in saved["rows"]:
             row["kind"], row["name"], row["gain_over_baseline"]["mean"]
         for column in saved["columns"]:
             column["key"], column["title"], column["digits"]
         ", ".join([saved["protocol"], saved["baseline"], *saved["notes"]])
-        for verdict in saved["verdicts"]:
-            ", ".join([verdict["text"], verdict["outcome"] or ""])
+        ", ".join(each["text"] + (each["outcome"] or "") for each in saved["verdicts"])
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise foreign(path, error) from error
+        raise UserError(
+            f"{path}: not results of `snowmelt evaluate -o FOLDER` ({error!r}); expected its results.json"
+        ) from error
     return saved
 
 
-def _renewed(saved: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Format 1 kept verdicts as sentences, so their outcomes come from the scores; else there are none."""
+def load(path: Path) -> Measurement:
+    """The measurement in saved results.
+
+    Raises:
+        UserError: There is none: no such file, something else, or a comparison without a reference by an
+            older version.
+    """
+    saved = read(path)
+    if "measurement" not in saved:
+        raise UserError(
+            f"{path}: compared without a reference by an older version, which did not keep the scores of "
+            "each image; evaluate again to compare with other results"
+        )
+    return from_json(saved["measurement"], FORMAT)
+
+
+def _from_format_1(saved: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 kept verdicts as sentences: their outcomes come from the scores, or remain unknown."""
     if "measurement" in saved:
-        return summarize(load(path)).json()
+        return summarize(from_json(saved["measurement"], 1)).json()
     names = {"distance": "rmse", "removed": "residual", "lead": "gain_over_baseline"}
     rows = [{names.get(key, key): value for key, value in row.items()} for row in saved["scores"]]
-    for row in rows:
-        row["kind"] = INPUT if row["kind"] == "nothing" else row["kind"]
+    rows[0]["kind"] = INPUT
     return saved | {
         "rows": rows,
         "columns": [asdict(column) for column in METRICS[EXPOSURES].columns()],

@@ -7,14 +7,11 @@ measured differently is never joined: `merge`.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from snowmelt.errors import UserError
 from snowmelt.metrics import SSIM_VARIANT
 
 FORMAT = 2
@@ -145,7 +142,6 @@ class Measurement:
     scores: list[Scores]
     samples: list[str] = field(default_factory=list)
     noise: Mapping[str, Any] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)
 
     def of_kind(self, kind: str) -> list[Scores]:
         """The scores of the denoisers of this kind."""
@@ -194,8 +190,7 @@ def _joined(one: Measurement, other: Measurement) -> Measurement:
             twin = f"{each.name}, another one" if each.name in names else each.name
             joined.append(dataclasses.replace(each, name=twin))
     tuning = " / ".join(dict.fromkeys([one.tuning, other.tuning]))
-    remarks = [*dict.fromkeys([*one.remarks, *other.remarks])]
-    return dataclasses.replace(one, scores=joined, tuning=tuning, remarks=remarks)
+    return dataclasses.replace(one, scores=joined, tuning=tuning)
 
 
 def finite(value: Any) -> Any:
@@ -207,54 +202,8 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_saved(path: Path) -> dict[str, Any]:
-    """The JSON of saved results, of this format or an older one.
-
-    Raises:
-        UserError: There is no such file, or it holds something else.
-    """
-    try:
-        saved = json.loads(path.read_text("utf-8"))
-        if saved["format"] not in range(1, FORMAT + 1):
-            raise UserError(
-                f"{path}: results of format {saved['format']}; this version reads 1 to {FORMAT}"
-            )
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise foreign(path, error) from error
-    return dict(saved)
-
-
-def load(path: Path) -> Measurement:
-    """The measurement in saved results.
-
-    Raises:
-        UserError: There is no such file, it holds something else, or it is of an older format that kept no
-            measurement (comparisons without a reference).
-    """
-    saved = read_saved(path)
-    if "measurement" not in saved and saved.get("truth") is False:
-        raise UserError(
-            f"{path}: compared without a reference by an older version, which did not keep the scores of "
-            "each image; evaluate again to compare with other results"
-        )
-    try:
-        return _measurement(saved["measurement"], saved["format"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise foreign(path, error) from error
-
-
-def foreign(path: Path, error: object) -> UserError:
-    """The error for a file that holds no results."""
-    return UserError(
-        f"{path}: not results of `snowmelt evaluate -o FOLDER` ({error!r}); expected its results.json"
-    )
-
-
-def _measurement(saved: Mapping[str, Any], version: int) -> Measurement:
+def from_json(saved: Mapping[str, Any], version: int) -> Measurement:
+    """The measurement in saved results. Raises KeyError, TypeError, ValueError where it is none."""
     scores = _from_format_1(saved["marks"]) if version == 1 else saved["scores"]
     protocol = Protocol(**saved["protocol"])
     rest = {key: value for key, value in saved.items() if key != "marks"}

@@ -90,6 +90,8 @@ class Sample:
     values: Mapping[str, float]
     squares: list[float] = field(default_factory=list)
     autocorrelation: NDArray[np.float64] | None = None
+    seconds: float = 0.0
+    memory: float = math.nan
 
 
 @dataclass(frozen=True)

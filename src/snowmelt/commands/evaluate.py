@@ -112,12 +112,12 @@ def _add_denoisers(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Score, print, save."""
-    from snowmelt import cases, evaluation, looks, results, scores
+    from snowmelt import cases, evaluation, looks, results
 
     if options.results:
         if _given(options) or options.model:
             raise UserError("--results shows saved results; leave images and models out")
-        print(results.tables([scores.load(_saved(path)) for path in options.results]))
+        print(results.tables([results.load(_saved(path)) for path in options.results]))
         return DONE
     _check(options)
     against = _against(options.against)
