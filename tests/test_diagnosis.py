@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -289,7 +290,11 @@ def test_command_says_what_and_what_to_do(
     assert "Gaussian: white" in said
     assert f"snowmelt denoise {shlex.quote(str(noisy_file))} --noise gaussian:2" in said
     assert f"snowmelt denoise {shlex.quote(str(noisy_file))} --model MODEL.onnx" in said
-    assert "snowmelt.baselines.non_local_means((image - 0) / 255, 0.1" in said
+    assert f"image = snowmelt.read({str(noisy_file)!r})" in said
+    assert "denoised = snowmelt.baselines.non_local_means((image - 0.0) / 255.0, 0.1" in said
+    level = re.search(r"`denoise` uses a noise level of (\S+) on a 0–255 scale", said)
+    assert level is not None
+    assert float(level[1]) == pytest.approx(25, rel=PROMISED)
 
 
 @pytest.mark.parametrize(
@@ -428,7 +433,7 @@ def test_range_and_axes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     command = ["inspect", str(path), "--axes", "ZYX", "--json"]
     assert cli.main([*command, "--range", "100", "1100"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
-    assert found["looked_at"] == "all of plane 1 of 3"
+    assert found["region"] == "all of plane 1 of 3"
     assert found["value_range"] == [100, 1100]
     assert found["noise"].startswith("gaussian:2")
     assert cli.main([*command, "--range", "1", "1"]) == 2

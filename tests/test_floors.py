@@ -12,7 +12,7 @@ FLOORS = [
     {"baselines", "data", "finding", "footprint", "models", "optimizers", "photos", "scores"},
     {"board", "cases", "checkpoint", "diagnosis", "export", "figures"},
     {"advice", "defects", "levels", "looks", "modelfile", "scoring", "sources"},
-    {"keras_import", "results", "supervision", "trials"},
+    {"inspection", "keras_import", "results", "supervision", "trials"},
     {"samples"},
     {"calibration", "ondevice", "recorded", "parallel"},
     {"engines"},
