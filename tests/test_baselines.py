@@ -63,6 +63,28 @@ def test_parameters_go_with_the_noise(name):
     assert faint.value * 8 == pytest.approx(tuned.value, rel=baselines.RATIO**0.5 - 1)
 
 
+def test_non_local_means_cut_off_where_it_is_best():
+    """At 0.6 sigma, with the noise's part subtracted: half and twice of that are worse."""
+    from skimage.restoration import denoise_nl_means
+
+    def cut_off(part):
+        filtered = denoise_nl_means(
+            NOISY[0], patch_size=5, patch_distance=5, h=part * SIGMA, sigma=SIGMA, fast_mode=True
+        )
+        return decibels(CLEAN[0], filtered)
+
+    found = decibels(CLEAN[0], baselines.non_local_means(NOISY[0], SIGMA))
+    assert found == pytest.approx(cut_off(0.6), abs=0.01)
+    assert found > max(cut_off(0.3), cut_off(1.2)) + 0.1
+
+
+def test_wavelets_are_daubechies_second():
+    from skimage.restoration import denoise_wavelet
+
+    expected = denoise_wavelet(NOISY[0], sigma=SIGMA, wavelet="db2", rescale_sigma=True)
+    np.testing.assert_allclose(baselines.wavelet(NOISY[0], SIGMA), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["gaussian", "median", "tv"])
 def test_channels_are_not_mixed(name):
     tuned = Tuned(FILTERS[name], 3.0 if name == "median" else 0.2)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import h5py
@@ -131,6 +132,17 @@ def test_at_most_sixteen_images_tune():
     others = collection(shifted + np.float32(0.1), shifted, title="others")
     found = score(collection(), {}, against=["median"], tuning=others).measurement
     assert found.tuning == "16 images, others"
+
+
+def test_filters_are_tuned_on_the_middle_of_images():
+    large = np.zeros((2, 300, 280), np.float32)
+    large[1] = 0.5
+    large[:, 22:278, 12:268] += 0.25  # the middle 256 x 256
+    pairs = collection(large + np.float32(0.1), large, title="others")
+    _, views, said = evaluation._tuning_views(cases.examine(collection()), pairs)
+    assert said == "2 images, others"
+    assert [view[1].shape for view in views] == [(256, 256)] * 2
+    assert [float(view[1].min()) for view in views] == [0.25, 0.75]
 
 
 def test_one_scene_cannot_tune_and_score():
@@ -459,3 +471,19 @@ def test_the_bundled_model_is_for_grey_and_rgb(channels, there):
     found = evaluation.with_bundled([ours], evaluation.AGAINST, channels, 0.1)
     assert (len(found) == 2) is there
     assert found[-1] is ours
+
+
+def test_the_python_lines_of_the_page_run(folders, model, monkeypatch):
+    monkeypatch.chdir(folders)
+    (folders / "scans").mkdir()
+    for name in ("noisy", "clean"):
+        (folders / name).rename(folders / "scans" / name)
+    Path("model.onnx").write_bytes(model.read_bytes())
+    page = (Path(__file__).parents[1] / "docs" / "evaluate.md").read_text("utf-8")
+    first, *others = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(others) == 1
+    names = {"snowmelt": snowmelt, "noisy": [*NOISY[:4]], "clean": [*CLEAN[:4]]}
+    names["second_exposures"] = [*NOISY[4:8]]
+    for block in (first, *others):
+        exec(block, names)
+    assert names["results"].rows[-1]["name"] == "model.onnx"

@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -223,3 +225,13 @@ def test_a_range_is_two_numbers_black_first() -> None:
     for value_range in ((1, 0), (0, math.inf), (1, 1)):
         with pytest.raises(UserError, match="expected two numbers, black first"):
             snowmelt.inspect(image, value_range=value_range)
+
+
+def test_the_python_lines_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(as_bytes(noisy(Poisson(60)))).save("cells.png")
+    page = (Path(__file__).parents[1] / "docs" / "inspect.md").read_text("utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {"snowmelt": snowmelt}
+    exec(block, names)
+    assert names["found"].kind == "poisson"

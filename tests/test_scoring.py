@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -194,6 +195,42 @@ def test_no_verdict_where_neighbours_predict_the_noise(sigma, kind):
     (verdict,) = found.verdicts
     assert ("no verdict, because the noise is correlated" in verdict.text) == bool(sigma)
     assert (verdict.outcome is None) == bool(sigma)
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict"),
+    [("gaussian", True), ("poisson", True), ("unclear", True), ("impulse", True),
+     ("correlated", False), ("compressed", False), ("stripes", False)],
+)  # fmt: skip
+def test_noise_that_neighbours_predict_allows_no_verdict(kind, verdict, alone):
+    changed = dataclasses.replace(alone.measurement, noise={"kinds": ["clean", kind]})
+    found = summarize(changed).verdicts
+    assert [each.outcome is not None for each in found] == [verdict] * 2
+    assert (f"because the noise is {kind}:" in found[0].text) is not verdict
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(0.049, "white"), (0.051, "correlated, +0.05 (1, 2)")]
+)
+def test_noise_is_white_below_a_correlation_of_a_twentieth(value, words, takes):
+    noise = {"level": 20.0, "correlation": {"value": value, "down": 1, "right": 2}}
+    text = summarize(dataclasses.replace(takes.measurement, noise=noise)).table()
+    assert f"from the difference of two; it is {words}" in " ".join(text.split())
+
+
+def test_correlations_are_seen_up_to_eight_pixels():
+    images = [each + 0.5 * np.roll(each, 8, axis=1) for each in RNG.normal(0, 0.05, (2, 2, 96, 96))]
+    noisy = (0.5 + np.array(images)).astype(np.float32)
+    found = measure(collection(*noisy), [GOOD], against=[])
+    peak = Peak(**found.measurement.noise["correlation"])
+    assert (abs(peak.down), peak.right) in ((8, 0), (0, 8))
+
+
+def test_the_protocol_says_how(takes, alone):
+    assert "first exposure denoised, compared with the second; the middle 1024 x 1024" in words(
+        takes
+    )
+    assert "its prediction from the others, 4² grids; the middle 1024 x 1024" in words(alone)
 
 
 def test_one_image_is_cut_into_tiles():

@@ -1,4 +1,4 @@
-"""The report of a run or an evaluation: pictures, curves, scores in one HTML file that needs nothing else.
+"""The report of a run or an evaluation: images, curves, scores in one self-contained HTML file.
 
 A pure function of what is saved: the same folder gives the same bytes. All that the page shows it reads from
 one JSON block in itself (`content_of`); `report.html` turns that into a page and lets nothing be fetched.
@@ -311,10 +311,10 @@ def side_within_budget(pictures: int, takes: int, channels: int) -> int:
 
 
 def show(seen: Seen, side: int) -> Content:
-    """One picture with all that was made of it, as PNGs of at most ``side`` x ``side`` pixels.
+    """One image with its denoised versions, as PNGs of at most ``side`` x ``side`` pixels.
 
-    PSNR (dB) and autocorrelation are of the whole picture, though of a large one only the middle is shown.
-    Black and white of the residuals are three standard deviations of the noise, the same for all takes.
+    PSNR (dB) and autocorrelation are of the whole image, though of a large one only the middle is shown.
+    Black and white of the residuals are three standard deviations of the noise, the same for all versions.
     """
     noisy, clean, takes = seen.noisy, seen.clean, [*seen.takes.values()]
     noise = noisy - (takes[-1] if clean is None else clean)
