@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from quality import DATA, peer, progress
-from snowmelt import cases, denoiser, evaluation, results
+from snowmelt import cases, denoiser, evaluation
 from snowmelt.baselines import Denoise
 from snowmelt.cases import Collection, Picture
 from snowmelt.evaluation import Contender
@@ -47,11 +47,11 @@ def main() -> None:
     contenders = [Contender("ffdnet", _at_best(lambda sigma: peer("ffdnet", sigma, True), tuning))]
     for name in options.model:
         contenders += _ours(name, tuning)
-    measured = evaluation.compare(
+    found = evaluation.measure(
         scored, contenders, tuning=tuning, against=options.against, progress=progress
     )
     print(f"{len(tuning.cases)} pairs for tuning, {len(scored.cases)} scored")
-    print(results.table(measured))
+    print(found.table())
 
 
 def _options() -> argparse.Namespace:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from snowmelt import advice, baselines, defects, denoiser, diagnosis
+from snowmelt import advice, baselines, defects, denoiser, diagnosis, scoring
 from snowmelt.metrics import psnr
 from snowmelt.noise import Gaussian, Poisson, PoissonGaussian, SaltAndPepper
 
@@ -215,7 +215,9 @@ def compare(kind: str, pictures: list[Picture], model: denoiser.Denoiser) -> Non
             ]
         scores = {name: score(pictures, images) for name, images in paths.items()}
         small = [middle(each) for each in pictures], [middle(each) for each in noisy]
-        for each in baselines.tune(small[1], small[0], baselines.choose(baselines.ALWAYS_THERE)):
+        loss, rough = scoring.METRICS["reference"].tuning([*zip(*small[::-1], strict=True)])
+        for name in baselines.ALWAYS_THERE:
+            each = baselines.tune(loss, rough, baselines.FILTERS[name])
             values = [
                 psnr(truth, np.clip(each(image), 0, 1), data_range=1)
                 for truth, image in zip(*small, strict=True)

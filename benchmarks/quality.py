@@ -13,7 +13,6 @@ with the images, outside of the project.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import sys
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snowmelt import cases, denoiser, evaluation, noise, results
+from snowmelt import cases, denoiser, evaluation, noise, scores
 from snowmelt.baselines import Denoise
 from snowmelt.cases import Picture
 from snowmelt.evaluation import Contender
@@ -76,14 +75,14 @@ def _compare(name: str, sigma: int, options: argparse.Namespace) -> None:
     contenders = [Contender(each, peer(each, sigma, colour)) for each in options.peers]
     contenders += [_ours(path, sigma, colour) for path in options.model]
     against = [each for each in options.against.split(",") if each]
-    measured = evaluation.compare(
+    found = evaluation.measure(
         scored, contenders, tuning=tuning, against=against, progress=progress
     )
-    for score in results.summarize(measured):
-        row = {"set": name, "sigma": sigma} | dataclasses.asdict(score)
-        row["published"] = PUBLISHED.get((score.name, name), {}).get(sigma)
-        print(json.dumps(results.finite(row)), flush=True)
-    print(results.table(measured), flush=True)
+    for row in found.json()["rows"]:
+        published = PUBLISHED.get((row["name"], name), {}).get(sigma)
+        row = {"set": name, "sigma": sigma} | row | {"published": published}
+        print(json.dumps(scores.finite(row)), flush=True)
+    print(found.table(), flush=True)
 
 
 def _clean(place: str, *, grey: bool) -> cases.Collection:

@@ -24,6 +24,7 @@ from PIL import Image
 import quality
 from snowmelt import calibration, cases, denoiser, evaluation, modelfile, models, noise, recipe
 from snowmelt.cases import Collection, Picture
+from snowmelt.evaluation import Contender
 from snowmelt.models import UNet
 from snowmelt.samples import Batch
 
@@ -126,9 +127,8 @@ def _score(model: Path, collection: Collection, sigma: float, precision: str) ->
     def denoise(picture: Picture) -> Picture:
         return network(picture, sigma=sigma, value_range=(0, 1), channel_axis=axis)
 
-    measured = evaluation.compare(collection, {"model": denoise}, against=())
-    (psnr,) = (each.psnr for each in measured.marks if each.name == "model")
-    return round(float(np.mean(psnr)), 3)
+    found = evaluation.measure(collection, [Contender("model", denoise)], against=())
+    return round(float(found.rows[-1]["psnr"]), 3)
 
 
 def _card(model: modelfile.ModelFile) -> str:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from snowmelt import baselines
-from snowmelt.baselines import ALWAYS_THERE, FILTERS, Tuned, tune
+from snowmelt.baselines import ALWAYS_THERE, FILTERS, Tuned
 from snowmelt.errors import UserError
 from snowmelt.metrics import psnr
+from snowmelt.scoring import METRICS
 from snowmelt.shapes import make_pairs
 
 SIGMA = 0.1
@@ -22,11 +23,16 @@ def decibels(clean, image):
     return psnr(clean, np.clip(image, 0, 1), data_range=1)
 
 
+def tune(noisy, clean, name):
+    loss, rough = METRICS["reference"].tuning([*zip(noisy, clean, strict=True)])
+    return baselines.tune(loss, rough, FILTERS[name])
+
+
 @pytest.mark.parametrize("name", ALWAYS_THERE)
 @pytest.mark.parametrize(("clean", "noisy"), [(CLEAN[0], NOISY[0]), (COLOUR, NOISY_COLOUR)])
 def test_each_filter_removes_noise_and_leaves_its_input(name, clean, noisy):
     before = noisy.copy()
-    (tuned,) = tune([noisy], [clean], {name: FILTERS[name]})
+    tuned = tune([noisy], [clean], name)
     denoised = tuned(noisy)
     assert decibels(clean, denoised) > decibels(clean, noisy) + 1
     assert denoised.shape == noisy.shape
@@ -38,7 +44,7 @@ def test_each_filter_removes_noise_and_leaves_its_input(name, clean, noisy):
 @pytest.mark.parametrize(("name", "slack"), [("gaussian", 0.03), ("tv", 0.1), ("wavelet", 0.03)])
 def test_tuning_finds_what_a_fine_search_finds(name, slack):
     each = FILTERS[name]
-    (tuned,) = tune(NOISY, CLEAN, {name: each})
+    tuned = tune(NOISY, CLEAN, name)
     unit = SIGMA if each.relative else 1
     fine = unit * np.geomspace(each.values[0], each.values[-1], 60)
 
@@ -52,10 +58,31 @@ def test_tuning_finds_what_a_fine_search_finds(name, slack):
 
 @pytest.mark.parametrize("name", ["nlm", "tv", "wavelet"])
 def test_parameters_go_with_the_noise(name):
-    filters = {name: FILTERS[name]}
-    (tuned,) = tune(NOISY, CLEAN, filters)
-    (faint,) = tune(NOISY / 8 + 0.4, CLEAN / 8 + 0.4, filters)
+    tuned = tune(NOISY, CLEAN, name)
+    faint = tune(NOISY / 8 + 0.4, CLEAN / 8 + 0.4, name)
     assert faint.value * 8 == pytest.approx(tuned.value, rel=baselines.RATIO**0.5 - 1)
+
+
+def test_non_local_means_cut_off_where_it_is_best():
+    """At 0.6 sigma, with the noise's part subtracted: half and twice of that are worse."""
+    from skimage.restoration import denoise_nl_means
+
+    def cut_off(part):
+        filtered = denoise_nl_means(
+            NOISY[0], patch_size=5, patch_distance=5, h=part * SIGMA, sigma=SIGMA, fast_mode=True
+        )
+        return decibels(CLEAN[0], filtered)
+
+    found = decibels(CLEAN[0], baselines.non_local_means(NOISY[0], SIGMA))
+    assert found == pytest.approx(cut_off(0.6), abs=0.01)
+    assert found > max(cut_off(0.3), cut_off(1.2)) + 0.1
+
+
+def test_wavelets_are_daubechies_second():
+    from skimage.restoration import denoise_wavelet
+
+    expected = denoise_wavelet(NOISY[0], sigma=SIGMA, wavelet="db2", rescale_sigma=True)
+    np.testing.assert_allclose(baselines.wavelet(NOISY[0], SIGMA), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["gaussian", "median", "tv"])

@@ -156,7 +156,8 @@ def test_signed_integers_need_a_range(tmp_path):
 
 
 def pairs(noisy, clean, scale=None):
-    return cases.from_arrays(noisy, clean, title="arrays", scale=scale or Scale(0, 1, whole=False))
+    pictures = [*zip(noisy, clean, strict=True)]
+    return cases.from_pictures(pictures, PAIR, title="arrays", scale=scale or cases.UNIT)
 
 
 def test_examine_finds_scenes_and_what_cannot_be_scored():
@@ -198,7 +199,7 @@ def test_noise_by_the_published_protocol(tmp_path):
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(np.rint(truth * 255), pixels)
     for text in ("gaussian:0-55", "poisson:30+gaussian:0-55"):
-        with pytest.raises(UserError, match="a score needs one level"):
+        with pytest.raises(UserError, match="a score needs one noise level"):
             cases.with_noise(clean, parse(text))
     other = cases.with_noise(clean, Gaussian(25 / 255), seed=1).cases[0].pictures()[0]
     assert not np.array_equal(first, other)

@@ -4,9 +4,11 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -261,6 +263,121 @@ def test_of_photons_above_a_black_of_their_own_the_model_is_told_nothing(black: 
         assert (chosen.noise is not None) is told
 
 
+def findings(**changes: Any) -> diagnosis.Findings:
+    """Gaussian noise of level 20 on a scale of 255, but for some of what was found."""
+    return dataclasses.replace(diagnose(Gaussian(20 / 255)(picture(64), rng())), **changes)
+
+
+@pytest.mark.parametrize(
+    ("level", "correlation", "noise"),
+    [
+        (34.9, 0.5, None),
+        (35, 0.5, "gaussian:70"),
+        (40, 0.25, "gaussian:60"),
+        (40, 0, "gaussian:40"),
+    ],
+)
+def test_strong_correlated_noise_is_removed_at_a_higher_level(
+    level: float, correlation: float, noise: str | None
+) -> None:
+    """1 + 2 x correlation times its own; weaker noise is left to a filter."""
+    spectrum = diagnosis.Spectrum(level, correlation, correlation / 2, 1.0)
+    found = findings(kind="correlated", besides="correlated", sigma=level, spectrum=spectrum)
+    chosen = advice.choose_denoising(found, 255)
+    assert (chosen and chosen.noise) == noise
+
+
+@pytest.mark.parametrize(("level", "removed"), [(10, 0.7), (20, 0.8)])
+def test_against_correlated_noise_the_residual_decides(level: float, removed: float) -> None:
+    clean = 255 * picture()
+    noise = ndimage.gaussian_filter(rng().normal(size=clean.shape), 1, mode="wrap")
+    noisy = ((clean + level * noise / noise.std()) / 255).astype(np.float32)
+    found = findings(kind="correlated", besides="correlated", sigma=float(level))
+    chosen = advice.choose_filter(noisy, found, 255)
+    assert chosen is not None
+    name, parameter = chosen
+    assert name == "nlm"
+    residual = 255 * (noisy - FILTERS[name].apply(noisy, parameter))
+    assert residual.std() == pytest.approx(removed * level, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("kind", "level", "expected"),
+    [
+        ("gaussian", 34.9, ("nlm", 1.05)), ("gaussian", 35, ("tv", 0.85)),
+        ("poisson", 14.9, ("nlm", 1.15)), ("poisson", 15, ("tv", 0.95)),
+        ("poisson-gaussian", 17.9, ("nlm", 1.1)), ("poisson-gaussian", 18, ("tv", 0.87)),
+        ("dependent", 50, ("nlm", 1.05)), ("correlated", 35, ("tv", 4.5)), ("stripes", 9, ("nlm", 1.1)),
+    ],
+)  # fmt: skip
+def test_the_advised_filter_and_its_parameter(
+    kind: str, level: float, expected: tuple[str, float]
+) -> None:
+    found = findings(kind=kind, sigma=float(level), rows=0.0, columns=0.0)
+    chosen = advice.choose_filter(picture(64), found, 255)
+    assert chosen == (expected[0], pytest.approx(expected[1] * level / 255))
+
+
+@pytest.mark.parametrize(("lost", "size"), [(0.11, 3), (0.13, 5)])
+def test_the_median_grows_with_the_pixels_lost(lost: float, size: int) -> None:
+    found = findings(kind="impulse", impulses=(lost / 2, lost / 2))
+    assert advice.choose_filter(picture(64), found, 255) == ("median", size)
+
+
+@pytest.mark.parametrize(
+    ("changes", "below", "above"),
+    [
+        ({"grid": (7.9, 8.1), "level": (5, 5)}, "gaussian", "compressed"),
+        ({"grid": (9, 9), "level": (10.1, 9.9)}, "gaussian", "compressed"),
+        ({"level": (1.21, 1.19)}, "gaussian", "clean"),
+        ({"uneven": (2.19, 2.21), "level": (5, 5)}, "gaussian", "unclear"),
+        ({"uneven": (3, 3), "level": (10.1, 9.9)}, "gaussian", "unclear"),
+        ({"correlation": (0.19, 0.21), "fine": (0.6, 0.6)}, "gaussian", "correlated"),
+        ({"correlation": (0.5, 0.5), "fine": (0.71, 0.69)}, "gaussian", "correlated"),
+        ({"correlation": (0.5, 0.5), "fine": (0.6, 0.6), "uneven": (1.81, 1.79)},
+         "gaussian", "correlated"),
+        ({"correlation": (0.5, 0.5), "fine": (0.3, 0.3), "uneven": (2.51, 2.49), "shared": (30, 30)},
+         "unclear", "correlated"),
+        ({"correlation": (0.5, 0.5), "fine": (0.3, 0.3), "uneven": (2, 2), "shared": (24.9, 25.1)},
+         "gaussian", "correlated"),
+        ({"correlation": (0.5, 0.5), "fine": (0.41, 0.39), "uneven": (2, 2), "shared": (30, 30)},
+         "gaussian", "correlated"),
+        ({"gain": (3.9, 4.1)}, "gaussian", "poisson"),
+        ({"ratio": (1.14, 1.16)}, "gaussian", "poisson"),
+    ],
+)  # fmt: skip
+def test_the_limits_of_the_kinds(
+    changes: dict[str, tuple[float, float]], below: str, above: str
+) -> None:
+    """Levels on a scale of 255, ``fine`` as a part of that of the spectrum, ``gain`` in standard errors."""
+    for side, kind in ((0, below), (1, above)):
+        has = {name: pair[side] for name, pair in changes.items()}
+        shared = has.get("shared", 20.0)
+        level = has["level"] if "level" in has else has.get("fine", 1.0) * shared
+        brightness = np.linspace(0, 200, 16)
+        gain = (0.0, 1.0)
+        floor = level**2
+        if "gain" in has or "ratio" in has:
+            # from the 0.1 to the 0.9 quantile, 20 to 180, the level grows by this ratio
+            ratio = has.get("ratio", 2.0)
+            slope = floor * (ratio**2 - 1) / (180 - 20 * ratio**2)
+            gain = (slope, slope / has.get("gain", 20.0))
+        curve = diagnosis.Curve(brightness, brightness, brightness, gain, (floor, floor), level)
+        spectrum = diagnosis.Spectrum(
+            shared, has.get("correlation", 0.0), 0.0, has.get("uneven", 1.0)
+        )
+        found = diagnosis._kind(255, curve, spectrum, has.get("grid", 0.0))
+        assert found == kind, (side, has)
+
+
+@pytest.mark.parametrize(
+    ("impulses", "stripes", "kind"),
+    [(0.0019, 0.79, None), (0.0021, 0, "impulse"), (0, 0.81, "stripes"), (0.0021, 9, "impulse")],
+)
+def test_the_limits_of_defects(impulses: float, stripes: float, kind: str | None) -> None:
+    assert diagnosis._defect(255, impulses, stripes) == kind
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no real images in {DATA}")
 @pytest.mark.parametrize("sigma", [0, 5, 25, 60])
 def test_level_on_real_photographs(sigma: int) -> None:
@@ -289,7 +406,11 @@ def test_command_says_what_and_what_to_do(
     assert "Gaussian: white" in said
     assert f"snowmelt denoise {shlex.quote(str(noisy_file))} --noise gaussian:2" in said
     assert f"snowmelt denoise {shlex.quote(str(noisy_file))} --model MODEL.onnx" in said
-    assert "snowmelt.baselines.non_local_means((image - 0) / 255, 0.1" in said
+    assert f"image = snowmelt.read({str(noisy_file)!r})" in said
+    assert "denoised = snowmelt.baselines.non_local_means((image - 0.0) / 255.0, 0.1" in said
+    level = re.search(r"`denoise` uses a noise level of (\S+) on a 0–255 scale", said)
+    assert level is not None
+    assert float(level[1]) == pytest.approx(25, rel=PROMISED)
 
 
 @pytest.mark.parametrize(
@@ -428,7 +549,7 @@ def test_range_and_axes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     command = ["inspect", str(path), "--axes", "ZYX", "--json"]
     assert cli.main([*command, "--range", "100", "1100"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
-    assert found["looked_at"] == "all of plane 1 of 3"
+    assert found["region"] == "all of plane 1 of 3"
     assert found["value_range"] == [100, 1100]
     assert found["noise"].startswith("gaussian:2")
     assert cli.main([*command, "--range", "1", "1"]) == 2

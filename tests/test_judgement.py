@@ -17,7 +17,7 @@ SMALL = (
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Five scenes of blocks: clean, and two noisy takes of each."""
+    """Five scenes of blocks: clean, and two noisy exposures of each."""
     random = np.random.default_rng(0)
     for name in ("clean", "one", "two"):
         (tmp_path / name).mkdir()
@@ -36,9 +36,9 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("flags", "name", "words"),
     [
         (("--noisy", "one", "--clean", "clean"), "pairs", "dB"),
-        (("--noisy", "one", "--noisy-too", "two"), "pairs", "the second take judges"),
+        (("--noisy", "one", "--noisy-too", "two"), "pairs", "the second exposure ranks denoisers"),
         (("--clean", "clean", "--noise", "gaussian:5-25"), "pairs", "dB"),
-        (("--noisy", "one"), "blindspot", "who predicts pixels best without seeing them"),
+        (("--noisy", "one"), "blindspot", "predicts pixels best without seeing them"),
     ],
 )
 def test_each_way_ends_in_a_model_and_a_verdict(
@@ -46,8 +46,10 @@ def test_each_way_ends_in_a_model_and_a_verdict(
 ) -> None:
     assert main(["train", *flags, *SMALL]) == 0
     said = capsys.readouterr().out
-    assert words in said
+    assert words in " ".join(said.split())
     assert "the network: " in said
+    saved = json.loads((own / "runs" / name / "scores.json").read_text("utf-8"))
+    assert [row["name"] for row in saved["rows"]][-2:] == ["base (bundled)", "the network"]
     folder = own / "runs" / name
     header = modelfile.read(folder / "model.onnx").header
     assert (header.architecture, header.conditioned, header.channels) == ("unet", True, 1)

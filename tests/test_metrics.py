@@ -5,7 +5,7 @@ import pytest
 from scipy.signal import convolve2d
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from snowmelt.metrics import autocorrelation, paired_interval, psnr, ssim
+from snowmelt.metrics import Peak, autocorrelation, find_peak, paired_interval, psnr, ssim
 
 RNG = np.random.default_rng(0)
 CLEAN = RNG.random((40, 50))
@@ -112,6 +112,28 @@ def test_interval_is_the_same_for_a_seed_and_two_infinities_differ_by_nothing():
     many = RNG.random(30)
     drawn = [paired_interval(many, 1 - many, range(30), seed=seed) for seed in (0, 1)]
     assert drawn[0] != drawn[1]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_output_equal_to_its_reference_is_infinitely_better_without_an_interval(sign):
+    ours, theirs = [math.inf, math.inf, 30.0], [29.0, 28.0, 29.0]
+    found = (
+        paired_interval(ours, theirs, "abc") if sign > 0 else paired_interval(theirs, ours, "abc")
+    )
+    assert found.mean == sign * math.inf
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
+def test_the_peak_is_the_strongest_of_either_sign_outside_the_middle():
+    field = RNG.normal(0, 1, (256, 256))
+    # a field less 0.4 of itself 2 to the left and 3 down: -0.4 / (1 + 0.16)
+    found = find_peak(autocorrelation(field - 0.4 * np.roll(field, (3, -2), axis=(0, 1)), 8))
+    assert (found.down, found.right) == (3, -2)
+    assert found.value == pytest.approx(-0.4 / 1.16, abs=5 / 256)
+    assert str(found) == f"{found.value:+.2f} (3, -2)"
+    assert find_peak(autocorrelation(np.full((20, 30), 2.0), 3)) == Peak(0.0, 0, 0)
+    assert find_peak(autocorrelation(np.ones((1, 1)), 3)) == Peak(0.0, 0, 0)
 
 
 def test_white_noise_has_no_autocorrelation():

@@ -8,15 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from snowmelt import looks, report, results
+from snowmelt import looks, report
 from snowmelt.cli import main
 from snowmelt.errors import UserError
 from snowmelt.looks import Seen
 from snowmelt.recipe import Recipe, from_dict
 from snowmelt.recipe import write as write_recipe
-from snowmelt.results import FILTER, MODEL, NOTHING, Marks, Protocol, Results
-from snowmelt.truthless import Findings
-from snowmelt.truthless import Marks as Distances
+from snowmelt.results import Results, summarize
+from snowmelt.scores import (
+    BUNDLED,
+    FILTER,
+    INPUT,
+    MODEL,
+    SELF_PREDICTION,
+    Measurement,
+    Protocol,
+    Scores,
+)
 
 from . import chromium
 from .chromium import Browser
@@ -36,17 +44,14 @@ def seen(name: str, seed: int = 0, shape: tuple[int, ...] = (SIDE, SIDE)) -> See
 
 
 def measured(*, ours: float = 30.123456) -> Results:
-    """Four images; the network's lead over the better filter is ours - 25 dB on each."""
+    """Ten images; the network's gain over the better filter is ours - 25 dB on each."""
     scenes, jitter = [f"scene {i}" for i in range(10)], np.linspace(-0.1, 0.1, 10)
 
-    def marks(name: str, kind: str, psnr: float, ssim: float) -> Marks:
-        count = len(scenes)
-        return Marks(
-            name=name, kind=kind, psnr=[*(psnr + jitter).tolist()], ssim=[ssim] * count,
-            seconds=[0.5] * count, memory=12.0,
-        )  # fmt: skip
+    def scores(name: str, kind: str, psnr: float, ssim: float) -> Scores:
+        values = {"psnr": (psnr + jitter).tolist(), "ssim": [ssim] * 10, "seconds": [0.5] * 10}
+        return Scores(name=name, kind=kind, values=values, memory=12.0)
 
-    return Results(
+    measurement = Measurement(
         protocol=Protocol(
             data="some images", images=10, scenes=10, sha256="ab" * 32, low=0, high=1, whole=False
         ),
@@ -55,13 +60,14 @@ def measured(*, ours: float = 30.123456) -> Results:
         images=scenes,
         scenes=scenes,
         pixels=[250_000] * 10,
-        marks=[
-            marks("noisy, as it is", NOTHING, 19.0, 0.31),
-            marks("Gaussian blur (sigma 1)", FILTER, 24.0, 0.61),
-            marks("median <size 3>", FILTER, 25.0, 0.65),
-            marks("the network", MODEL, ours, 0.91),
+        scores=[
+            scores("noisy input", INPUT, 19.0, 0.31),
+            scores("Gaussian blur (sigma 1)", FILTER, 24.0, 0.61),
+            scores("median <size 3>", FILTER, 25.0, 0.65),
+            scores("the network", MODEL, ours, 0.91),
         ],
     )
+    return summarize(measurement)
 
 
 def write_run(folder: Path, *, names: tuple[str, ...] = ("held-out pair", "camera")) -> Path:
@@ -77,7 +83,7 @@ def write_run(folder: Path, *, names: tuple[str, ...] = ("held-out pair", "camer
     for epoch, part in ((0, 1.0), (50, 0.5), (100, 0.1), (120, 0.05)):
         takes = [part * each.noisy + (1 - part) * np.float32(0.5) for each in pictures]
         looks.write_look(folder, epoch, takes)
-    results.save(results.content(measured()), folder / "scores.json")
+    measured().save(folder / "scores.json")
     return folder
 
 
@@ -103,8 +109,10 @@ def test_the_page_holds_the_numbers_that_were_saved(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     shown = content(page_of(run))
     saved = json.loads((run / "scores.json").read_text())
-    assert shown["scores"]["rows"] == saved["scores"]
-    assert [each["text"] for each in shown["verdicts"]] == saved["verdicts"]
+    assert shown["scores"]["rows"] == saved["rows"]
+    assert [each["text"] for each in shown["verdicts"]] == [
+        each["text"] for each in saved["verdicts"]
+    ]
     assert shown["scores"]["notes"] == saved["notes"]
     assert ["scores", saved["protocol"]] in shown["protocols"]
     assert shown["log"] == log_of(run)
@@ -171,7 +179,7 @@ def test_names_cannot_leave_the_json(tmp_path: Path) -> None:
 )
 def test_the_tone_is_that_of_the_verdict(verdict: float, tone: str, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
-    results.save(results.content(measured(ours=verdict)), run / "scores.json")
+    measured(ours=verdict).save(run / "scores.json")
     (each,) = content(page_of(run))["verdicts"]
     assert each["tone"] == tone
 
@@ -222,7 +230,7 @@ def test_many_looks_are_thinned(tmp_path: Path) -> None:
 
 def write_results(folder: Path) -> Path:
     folder.mkdir()
-    results.save(results.content(measured()), folder / "results.json")
+    measured().save(folder / "results.json")
     first = seen("a picture")
     takes = {"median": first.noisy / 2, "the network": first.noisy / 3}
     looks.write_pictures(folder, [Seen(first.name, first.noisy, first.clean, takes)])
@@ -263,32 +271,62 @@ def test_an_evaluation_keeps_what_its_report_shows(alone: bool, tmp_path: Path) 
         assert len({take["png"] for take in each["takes"]}) == 2
 
 
-def test_results_without_a_truth(tmp_path: Path) -> None:
-    from snowmelt import truthless
-
-    correlation = np.zeros((25, 25))
+def without_reference() -> Results:
     rows = [
-        Distances(
-            name=name, kind=kind, squares=[square] * 9, removed=[2.0], correlations=[correlation]
+        Scores(
+            name=name,
+            kind=kind,
+            values={"rmse": [square**0.5], "residual": [2.0], "seconds": [1.0]},
+            squares=[square] * 9,
+            autocorrelation=np.zeros((17, 17)).tolist(),
         )
         for name, kind, square in (
-            ("idle", NOTHING, 9.0),
+            ("mean", INPUT, 9.0),
             ("median", FILTER, 4.0),
+            ("base (bundled)", BUNDLED, 2.0),
             ("ours", MODEL, 1.0),
         )
     ]
-    fields: dict[str, Any] = {"roles": ("noisy",), "protocol": "a stamp", "images": ["one"]}
-    found = Findings(samples=[f"tile {i}" for i in range(9)], marks=rows, **fields)
-    results.save(truthless.content(found), tmp_path / "results.json")
+    return summarize(
+        Measurement(
+            protocol=Protocol(
+                data="some images", images=1, scenes=1, sha256="ab" * 32, low=0, high=1,
+                whole=False, metric=SELF_PREDICTION,
+            ),
+            tuning="this image", machine="2 processor cores", images=["one"], scenes=["one"],
+            pixels=[10_000], scores=rows, samples=[f"tile {i}" for i in range(9)],
+            noise={"kinds": ["gaussian"]},
+        )
+    )  # fmt: skip
+
+
+def test_results_without_a_reference(tmp_path: Path) -> None:
+    without_reference().save(tmp_path / "results.json")
     first = seen("one")
     looks.write_pictures(tmp_path, [Seen("one", first.noisy, takes={"ours": first.noisy / 2})])
     shown = content(page_of(tmp_path))
     assert [each["key"] for each in shown["scores"]["columns"]] == [
-        "distance", "lead", "removed", "correlation",
+        "rmse", "gain_over_baseline", "residual", "correlation",
     ]  # fmt: skip
+    assert shown["scores"]["bar"] == "gain_over_baseline"
+    assert [row["correlation"] for row in shown["scores"]["rows"]] == [0.0] * 4
     assert shown["figures"] == []
     assert shown["pictures"][0]["clean"] is None
     assert shown["pictures"][0]["takes"][0]["psnr"] is None
+    assert [each["tone"] for each in shown["verdicts"]] == ["good"]
+
+
+@pytest.mark.parametrize(("name", "tone"), [("reference", "bad"), ("exposures", "plain")])
+def test_results_of_version_0_1(name: str, tone: str, tmp_path: Path) -> None:
+    """Where that version kept the scores of each image, the colour comes from them."""
+    text = (Path(__file__).parent / "saved" / f"{name}-format-1.json").read_text("utf-8")
+    (tmp_path / "results.json").write_text(text, "utf-8")
+    shown = content(page_of(tmp_path))
+    (verdict,) = shown["verdicts"]
+    assert verdict["text"].startswith("half: worse than ")
+    assert verdict["tone"] == tone
+    assert shown["scores"]["baseline"].startswith("Gaussian blur")
+    assert len(shown["scores"]["columns"]) >= 5
 
 
 # --- what is refused
@@ -300,8 +338,9 @@ def test_results_without_a_truth(tmp_path: Path) -> None:
         ("recipe.toml", b"[data", "not a recipe"),
         ("log.jsonl", b'{"epoch": 1}\n', "not the log of a run"),
         ("log.jsonl", b"\xff", "not the log of a run"),
-        ("scores.json", b"[]", "not scores of this version.*evaluate anew"),
-        ("scores.json", b'{"scores": [{"name": "x"}]}', "not scores of this version"),
+        ("scores.json", b"[]", "not results of .snowmelt evaluate"),
+        ("scores.json", b'{"format": 2, "rows": [{"name": "x"}]}', "not results of"),
+        ("scores.json", b'{"format": 1, "scores": []}', "not results of"),
         ("pictures.npz", b"PK junk", "not pictures that Snowmelt kept.*make them anew"),
         ("epoch-050.npz", b"", "not pictures that Snowmelt kept"),
     ],
@@ -347,12 +386,12 @@ def test_training_ends_with_a_report(
         (
             {"noisy": ["/a/one"], "noisy_too": ["/a/two"]},
             "noisy: one; noisy too: two",
-            "Held-out PSNR against the second take, dB",
+            "Held-out PSNR against the second exposure, dB",
         ),
         (
             {"noisy": ["/a/one"]},
             "noisy: one",
-            "Held-out PSNR against noisy pixels kept from the network, dB",
+            "Held-out PSNR against noisy pixels hidden from the network, dB",
         ),
     ],
 )
@@ -472,17 +511,20 @@ def test_names_are_shown_as_they_are(page: Browser) -> None:
 
 def test_the_numbers_equal_the_json(page: Browser, run_folder: Path) -> None:
     saved = json.loads((run_folder / "scores.json").read_text())
-    assert text(page, ".verdict") == saved["verdicts"]
-    for row, cells in zip(saved["scores"], range(1, 5), strict=True):
+    assert text(page, ".verdict") == [each["text"] for each in saved["verdicts"]]
+    for row, cells in zip(saved["rows"], range(1, 5), strict=True):
         shown = text(page, f".scores tbody tr:nth-child({cells}) > *")
         assert shown[0] == row["name"]
         assert shown[1] == f"{row['psnr']:.2f}"
         assert shown[3] == f"{row['ssim']:.4f}"
-        if row["name"] != saved["opponent"]:
-            half = (row["lead"]["high"] - row["lead"]["low"]) / 2
-            assert shown[2] == f"{row['lead']['mean']:+.2f} ± {half:.2f}".replace("-", "−")
+        gain = row["gain_over_baseline"]
+        half = (gain["high"] - gain["low"]) / 2
+        own = row["name"] == saved["baseline"]
+        said = "–" if own else f"{gain['mean']:+.2f} ± {half:.2f}".replace("-", "−")
+        assert shown[2] == said
+        assert (shown[5] == "–") == (row["kind"] == INPUT)
     exact = page.evaluate("document.querySelector('.scores .model data').value")
-    assert float(exact) == saved["scores"][3]["psnr"]
+    assert float(exact) == saved["rows"][3]["psnr"]
     log = log_of(run_folder)
     assert text(page, ".log tr:last-child > *") == [
         "120",

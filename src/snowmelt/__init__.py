@@ -32,6 +32,7 @@ _HOMES = {
     "resume": "snowmelt.training",
     "compare": "snowmelt.evaluation",
     "estimate_sigma": "snowmelt.diagnosis",
+    "inspect": "snowmelt.inspection",
 }
 
 __all__ = ["__version__", *_HOMES]

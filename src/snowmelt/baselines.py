@@ -1,6 +1,6 @@
-"""The classical filters to be held against: each a function of an image and one parameter.
+"""The classical filters to compare with: each a function of an image and one parameter.
 
-An untuned filter is no opponent: `tune` finds each one's best parameter on images that are not those scored.
+An untuned filter is no fair baseline: `tune` finds each one's best parameter.
 Images are (H, W) or (H, W, C) float32, 0 black and 1 white.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snowmelt.errors import UserError, nearest
-from snowmelt.metrics import psnr
 
 Picture = NDArray[np.float32]
 Denoise = Callable[[Picture], Picture]
@@ -40,7 +39,7 @@ def median(image: Picture, size: float) -> Picture:
 def non_local_means(image: Picture, sigma: float) -> Picture:
     """Non-local means (Buades et al., 2005) for noise of ``sigma``: patches of 5 within 11 pixels.
 
-    The cut-off distance is 0.6 sigma, the noise's part in the distances is taken off.
+    The cut-off distance is 0.6 sigma; the part of the noise in the distances is subtracted.
     """
     from skimage.restoration import denoise_nl_means
 
@@ -100,15 +99,15 @@ def _channel_axis(image: Picture) -> int | None:
 
 @dataclass(frozen=True)
 class Filter:
-    """A classical filter: ``apply(image, parameter)``, and where to look for the best parameter.
+    """A classical filter: ``apply(image, parameter)``, and where to search for the best parameter.
 
     Attributes:
         title: What it is called in tables.
         apply: The function.
         parameter: Its name.
-        values: To be tried first.
+        values: Parameters to try first.
         relative: Whether they are multiples of the noise's standard deviation.
-        finer: Whether to look between them too: they are whole numbers if not.
+        finer: Whether to search between them too; if not, they are whole numbers.
     """
 
     title: str
@@ -135,8 +134,8 @@ FILTERS: Mapping[str, Filter] = {
 ALWAYS_THERE = tuple(name for name in FILTERS if name != "bm3d")
 
 
-def choose(names: Iterable[str]) -> dict[str, Filter]:
-    """The filters of these names.
+def choose(names: Iterable[str], known: Iterable[str] = ()) -> dict[str, Filter]:
+    """The filters of these names; ``known`` are all that a message may suggest.
 
     Raises:
         UserError: An unknown name, or "bm3d" where its package is not installed.
@@ -144,12 +143,12 @@ def choose(names: Iterable[str]) -> dict[str, Filter]:
     chosen = {}
     for name in names:
         if name not in FILTERS:
-            raise UserError(f"filter {name!r}: no such filter; {nearest(name, FILTERS)}")
+            raise UserError(f"filter {name!r}: no such filter; {nearest(name, known or FILTERS)}")
         chosen[name] = FILTERS[name]
     if "bm3d" in chosen and importlib.util.find_spec("bm3d") is None:
         raise UserError(
             "filter 'bm3d': its package is not installed, and Snowmelt does not bring it: its licence is "
-            "non-commercial. If your use is too: pip install bm3d; else leave it out of --against"
+            "non-commercial. If your use is non-commercial, pip install bm3d; if not, leave it out"
         )
     return chosen
 
@@ -171,28 +170,9 @@ class Tuned:
         return f"{self.filter.title} ({self.filter.parameter} {self.value:.3g})"
 
 
-def tune(
-    noisy: Sequence[Picture], clean: Sequence[Picture], filters: Mapping[str, Filter]
-) -> list[Tuned]:
-    """Find the parameter of each filter with the highest mean PSNR on these pictures, clipped to [0, 1]."""
-
-    def loss(denoise: Denoise) -> float:
-        pairs = zip(noisy, clean, strict=True)
-        return -float(
-            np.mean(
-                [psnr(truth, np.clip(denoise(image), 0, 1), data_range=1) for image, truth in pairs]
-            )
-        )
-
-    errors = [np.mean((a - b) ** 2) for a, b in zip(noisy, clean, strict=True)]
-    return tune_by(loss, float(np.sqrt(np.mean(errors))), filters)
-
-
-def tune_by(
-    loss: Callable[[Denoise], float], noise: float, filters: Mapping[str, Filter]
-) -> list[Tuned]:
-    """Find the parameter of each filter with the lowest loss; ``noise`` is about its standard deviation."""
-    return [Tuned(each, _best(each, loss, noise)) for each in filters.values()]
+def tune(loss: Callable[[Denoise], float], noise: float, each: Filter) -> Tuned:
+    """Find a filter's parameter with the lowest loss; ``noise`` is roughly its standard deviation."""
+    return Tuned(each, _best(each, loss, noise))
 
 
 def _best(each: Filter, loss: Callable[[Denoise], float], noise: float) -> float:

@@ -116,7 +116,7 @@ def estimate_sigma(image: ArrayLike, *, channel_axis: int | None = None) -> floa
     """Estimate the standard deviation of white noise.
 
     Clipping at the image's least and greatest value is allowed for. Noise that depends on brightness is given
-    as its root mean square; noise that neighbours share reads too low (`diagnose` tells).
+    as its root mean square; spatially correlated noise reads too low (`diagnose` detects it).
 
     Args:
         image: (H, W); with ``channel_axis`` one more axis, that of the colours. Any number type.
@@ -334,7 +334,7 @@ class Spectrum:
 
     @property
     def correlated(self) -> bool:
-        """Whether neighbours share the noise: enough to matter, and it is not texture."""
+        """Whether the noise is spatially correlated: enough to matter, and it is not texture."""
         return max(self.down, self.across) > CORRELATED and self.uneven < UNEVEN
 
 
@@ -438,7 +438,7 @@ def measure_stripes(plane: Plane) -> float:
     """Standard deviation of offsets that whole rows have; give the transpose for columns.
 
     Differences between one row and the next are compared between the left and the right half: what they have
-    in common is a stripe, what they have not is the picture, or other noise.
+    in common is a stripe, the rest is image content or other noise.
     """
     from scipy.ndimage import median_filter
     from scipy.stats import trim_mean
@@ -514,7 +514,7 @@ class Findings:
 
     Attributes:
         kind: A key of KINDS.
-        besides: The kind if lost pixels and shifted lines were put right.
+        besides: The kind if lost pixels and shifted lines were repaired.
         sigma: Level of the noise, stripes and impulses not counted.
         curve, spectrum, clipping: See there.
         impulses: Parts of the pixels lost to the least and the greatest value.
@@ -535,16 +535,16 @@ class Findings:
 
 
 KINDS = {
-    "clean": "none that shows",
-    "compressed": "not measurable: a grid of 8 x 8 shows, JPEG has taken or hidden the fine noise",
-    "unclear": "fine texture nearly everywhere; the noise is this at most, and may be none",
+    "clean": "none visible",
+    "compressed": "not measurable: an 8 x 8 grid stands out, so JPEG removed or masked the fine noise",
+    "unclear": "unclear: fine texture nearly everywhere; the noise level is an upper bound",
     "gaussian": "Gaussian: white, the same in bright and dark",
-    "poisson": "Poisson: grows with brightness, as counted photons do",
-    "poisson-gaussian": "Poisson-Gaussian: counted photons and read noise",
-    "dependent": "white; weaker where it is bright, as after a tone curve",
-    "correlated": "correlated: neighbouring pixels share it",
-    "stripes": "stripes: whole rows or columns are shifted",
-    "impulse": "impulses: lone pixels lost to black or white (salt and pepper)",
+    "poisson": "Poisson: grows with brightness, as photon noise does",
+    "poisson-gaussian": "Poisson-Gaussian: photon noise and read noise",
+    "dependent": "white, but weaker in bright areas, as after a tone curve",
+    "correlated": "spatially correlated: neighbouring pixels have similar noise",
+    "stripes": "stripes: offsets of whole rows or columns",
+    "impulse": "impulses: isolated pixels lost to black or white (salt and pepper)",
 }
 
 
@@ -588,7 +588,7 @@ def _is_shared(span: float, curve: Curve, spectrum: Spectrum) -> bool:
 
 
 def _defect(span: float, impulses: float, stripes: float) -> str | None:
-    """What `snowmelt.defects` puts right; it needs the most particular remedy and is named first."""
+    """What `snowmelt.defects` repairs; it needs the most specific remedy and is named first."""
     if impulses > IMPULSES:
         return "impulse"
     return "stripes" if stripes > STRIPED * span else None

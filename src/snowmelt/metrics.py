@@ -1,4 +1,4 @@
-"""PSNR and SSIM with the data range always given, intervals for their differences, and whiteness."""
+"""PSNR and SSIM with an explicit data range, paired confidence intervals, and autocorrelation."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def psnr(clean: ArrayLike, image: ArrayLike, *, data_range: float) -> float:
     """Peak signal-to-noise ratio in dB: ``10 log10(data_range² / mean squared error)``; inf if equal.
 
     Args:
-        clean: The truth, any shape; a colour's channels all go into one mean.
-        image: What is compared with it, the same shape.
-        data_range: Distance between the values for black and white, such as 1.0 or 255.
+        clean: The reference, any shape; all channels go into one mean.
+        image: The image to compare with it, of the same shape.
+        data_range: Distance between black and white, such as 1.0 or 255.
 
     Raises:
         ValueError: The shapes differ.
@@ -80,7 +80,7 @@ def _same_shape(
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with the bounds of its 95% interval; NaN where there is only one scene to draw from."""
+    """A mean with the bounds of its 95% interval; the bounds are NaN where there is a single scene."""
 
     mean: float
     low: float
@@ -97,14 +97,17 @@ def paired_interval(
 ) -> Interval:
     """Mean of ``ours - theirs`` over the images, with a bootstrap interval (percentiles, DRAWS draws).
 
-    What is drawn are scenes, each with all its images: several noisy takes of one scene say little more
-    than one does, and drawn one by one they would make the interval too narrow.
+    Scenes are resampled, each with all its images: several exposures of one scene carry little more
+    information than one, and resampling images would make the interval too narrow.
     """
-    # Two infinite PSNRs (both images equal the truth) differ by nothing.
+    # Two infinite PSNRs (both images equal the reference) differ by 0.
     differences = np.array([0.0 if a == b else a - b for a, b in zip(ours, theirs, strict=True)])
     number = {scene: i for i, scene in enumerate(dict.fromkeys(scenes))}
     where = [number[scene] for scene in scenes]
     sums, counts = np.bincount(where, differences), np.bincount(where)
+    infinite = differences[np.isinf(differences)]
+    if infinite.size:  # an output equals its reference; there is no interval around infinity
+        return Interval(float(infinite[0]), math.nan, math.nan)
     mean = float(differences.mean())
     if len(number) < 2:
         return Interval(mean, math.nan, math.nan)
@@ -118,7 +121,7 @@ def autocorrelation(field: ArrayLike, lags: int = 12) -> NDArray[np.float64]:
     """Correlation of a field (H, W) with itself shifted by up to ``lags`` rows and columns; 1 in the middle.
 
     Each value is a mean over the pixels that overlap. White noise of N pixels gives values of standard
-    deviation 1 / sqrt(N) round 0. A constant field has no correlation: zeros.
+    deviation 1 / sqrt(N) around 0. A constant field gives zeros.
     """
     values = np.asarray(field, np.float64)
     height, width = values.shape
@@ -132,3 +135,27 @@ def autocorrelation(field: ArrayLike, lags: int = 12) -> NDArray[np.float64]:
     variance = means[rows, columns]
     rounding = (1e-7 * np.abs(values).max()) ** 2
     return means / variance if variance > rounding else np.zeros_like(means)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The strongest autocorrelation at any shift but none, and that shift in rows and columns."""
+
+    value: float
+    down: int
+    right: int
+
+    def __str__(self) -> str:
+        return f"{self.value:+.2f} ({self.down}, {self.right})"
+
+
+def find_peak(correlation: ArrayLike) -> Peak:
+    """The strongest value of an `autocorrelation` outside its middle."""
+    values = np.asarray(correlation, np.float64)
+    rows, columns = (length // 2 for length in values.shape)
+    middle = values.size // 2
+    half = np.abs(values).ravel()[middle + 1 :]  # the first half is its mirror image
+    if not half.any():
+        return Peak(0.0, 0, 0)
+    down, right = np.unravel_index(int(np.argmax(half)) + middle + 1, values.shape)
+    return Peak(float(values[down, right]), int(down) - rows, int(right) - columns)

@@ -1,4 +1,4 @@
-"""The report of a run or an evaluation: pictures, curves, scores in one HTML file that needs nothing else.
+"""The report of a run or an evaluation: images, curves, scores in one self-contained HTML file.
 
 A pure function of what is saved: the same folder gives the same bytes. All that the page shows it reads from
 one JSON block in itself (`content_of`); `report.html` turns that into a page and lets nothing be fetched.
@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snowmelt import looks, modelfile
+from snowmelt import looks, modelfile, results
 from snowmelt import saved as saved_files
 from snowmelt.cases import Picture, middle
 from snowmelt.errors import UserError, printable
 from snowmelt.files import replacing
 from snowmelt.looks import Seen
-from snowmelt.metrics import autocorrelation, psnr
-from snowmelt.results import FILTER, MODEL, NOTHING, finite
+from snowmelt.metrics import autocorrelation, find_peak, psnr
+from snowmelt.scores import BUNDLED, FILTER, INPUT, MODEL, finite
 
 Content = dict[str, Any]
 
@@ -41,33 +41,17 @@ MAX_PAGE_NUMBERS = 5  # on top
 FULL_COLOUR = 0.25  # autocorrelation that gets the full colour
 NEGATIVE, ZERO, POSITIVE = (33, 102, 172), (247, 247, 247), (178, 60, 30)
 KICKER = "Snowmelt report"
+TONES = {"better": "good", "harmful": "bad"}  # colour of a verdict by its outcome; others are plain
 _OWN = {"noisy", "noisy_too", "clean"}
 RECIPE, LOG, SCORES, RESULTS, NETWORK = (
     "recipe.toml", "log.jsonl", "scores.json", "results.json", "model.onnx",
 )  # fmt: skip
-# Heading, key in the saved scores, digits; with a truth and without one.
-COLUMNS = (
-    ("PSNR, dB", "psnr", 2),
-    ("lead, dB", "lead", 2),
-    ("SSIM", "ssim", 4),
-    ("s/Mpx", "seconds_per_megapixel", 3),
-    ("MB", "memory", 0),
-)
-COLUMNS_WITHOUT_TRUTH = (
-    ("distance", "distance", 3),
-    ("lead", "lead", 3),
-    ("est. PSNR, dB", "estimated_psnr", 2),
-    ("removed", "removed", 2),
-    ("correlation", "correlation", 2),
-)
-INTERVALS = {"lead", "gain"}
-NUMBERS = {key for _, key, _ in (*COLUMNS, *COLUMNS_WITHOUT_TRUTH)} - INTERVALS
 PICTURE_PROTOCOL = (
     f"PSNR of each as it was kept (an evaluation keeps the middle {looks.SIDE} x {looks.SIDE} pixels), "
     "clipped to black and white, data range 1"
 )
 RESIDUAL_PROTOCOL = (
-    "noised minus denoised; autocorrelation: mean taken off, each shift a mean over what overlaps"
+    "noisy minus denoised; autocorrelation: mean subtracted, each shift a mean over the overlap"
 )
 
 
@@ -136,7 +120,7 @@ def content_of(source: Path) -> Content:
 
 def _content_of_run(folder: Path) -> Content:
     recipe, log = _read_recipe(folder / RECIPE), _read_log(folder / LOG)
-    saved = _read_scores(folder / SCORES) if (folder / SCORES).is_file() else {}
+    saved = results.read(folder / SCORES) if (folder / SCORES).is_file() else {}
     model = folder / NETWORK
     header = modelfile.read(model).header if model.is_file() else None
     seen = looks.read_looks(folder, most=MAX_TAKES)
@@ -146,7 +130,7 @@ def _content_of_run(folder: Path) -> Content:
         origin += [["model file", model.name, digest], ["made with", header.created_with, ""]]
     trained = [
         ["epochs", log[-1]["epoch"] if log else 0, 0, ""],
-        ["of training", sum(row["seconds"] for row in log), 0, "s"],
+        ["training time", sum(row["seconds"] for row in log), 0, "s"],
     ]
     unscored = "Not scored: the run was stopped before its end."
     return {
@@ -168,10 +152,10 @@ def _content_of_run(folder: Path) -> Content:
 
 
 def _content_of_results(folder: Path) -> Content:
-    saved, seen = _read_scores(folder / RESULTS), looks.read_pictures(folder)
+    saved, seen = results.read(folder / RESULTS), looks.read_pictures(folder)
     models = [
         ["model", each["name"], each["details"]["sha256"]]
-        for each in saved.get("measurement", {}).get("marks", [])
+        for each in saved.get("measurement", {}).get("scores", [])
         if each.get("details", {}).get("sha256")
     ]
     data = [["data", saved["data"], saved["sha256"]]] if "sha256" in saved else []
@@ -219,7 +203,7 @@ def _name_only(value: Any) -> Any:
 
 
 def _data_name(data: Content) -> str:
-    """What was learnt from: one's own files by name, else the source."""
+    """What the run was trained on: the user's files by name, else the source."""
     own = [
         f"{key.replace('_', ' ')}: {', '.join(data[key])}"
         for key in ("noisy", "noisy_too", "clean")
@@ -229,12 +213,12 @@ def _data_name(data: Content) -> str:
 
 
 def _curve(data: Content) -> str:
-    """What the PSNR of the curve is held against, which without clean pictures is no truth."""
+    """What the PSNR of the curve is measured against, which without clean images is no reference."""
     if data.get("clean") or not data.get("noisy"):
         return "Held-out PSNR, dB"
     if data.get("noisy_too"):
-        return "Held-out PSNR against the second take, dB"
-    return "Held-out PSNR against noisy pixels kept from the network, dB"
+        return "Held-out PSNR against the second exposure, dB"
+    return "Held-out PSNR against noisy pixels hidden from the network, dB"
 
 
 def _read_log(path: Path) -> list[dict[str, float]]:
@@ -249,41 +233,11 @@ def _read_log(path: Path) -> list[dict[str, float]]:
         raise UserError(f"{path}: not the log of a run ({error!r})") from error
 
 
-def _read_scores(path: Path) -> Content:
-    """What `results.save` wrote."""
-    try:
-        saved: Content = saved_files.from_json(saved_files.read_text(path))
-        for row in saved["scores"]:
-            if "correlation" in row:
-                row["correlation"] = row["correlation"]["value"]
-            _check_row(row)
-        saved_files.check_texts([saved["protocol"], saved["opponent"], saved.get("sha256", "")])
-        saved_files.check_texts([saved.get("data", ""), *saved["notes"], *saved["verdicts"]])
-        for each in saved.get("measurement", {}).get("marks", []):
-            saved_files.check_texts([each["name"], each.get("details", {}).get("sha256", "")])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: not scores of this version of Snowmelt ({error!r}); evaluate anew"
-        ) from error
-    return saved
-
-
-def _check_row(row: Content) -> None:
-    """Texts where the page shows texts, numbers (or intervals of them) where it shows numbers."""
-    saved_files.check_texts([row["kind"], row["name"]])
-    saved_files.check_numbers(row[key] for key in NUMBERS & row.keys())
-    for key in INTERVALS & row.keys() | {"lead"}:
-        saved_files.check_numbers(row[key][end] for end in ("mean", "low", "high"))
-
-
 def _verdicts(saved: Content) -> list[dict[str, str]]:
-    return [{"text": text, "tone": _tone(text)} for text in saved.get("verdicts", [])]
-
-
-def _tone(verdict: str) -> str:
-    if "don't use it" in verdict:
-        return "bad"
-    return "good" if re.search(r": (better than|closer than)", verdict) else "plain"
+    verdicts = saved.get("verdicts", [])
+    return [
+        {"text": each["text"], "tone": TONES.get(each["outcome"], "plain")} for each in verdicts
+    ]
 
 
 def _table(saved: Content) -> Content | None:
@@ -293,24 +247,29 @@ def _table(saved: Content) -> Content | None:
     """
     if not saved:
         return None
-    rows = saved["scores"]
-    truth = all("gain" in row for row in rows)
+    rows = saved["rows"]
+    by_reference = all("psnr" in row for row in rows)
     return {
         "columns": [
-            {"title": title, "key": key, "digits": digits}
-            for title, key, digits in (COLUMNS if truth else COLUMNS_WITHOUT_TRUTH)
-            if any(row.get(key) is not None for row in rows)
+            column
+            for column in saved["columns"]
+            if any(row.get(column["key"]) is not None for row in rows)
         ],
-        "bar": "gain" if truth else "lead",
-        "rows": rows,
-        "opponent": saved["opponent"],
+        "bar": "gain_over_input" if by_reference else "gain_over_baseline",
+        "rows": [row | _plain_peak(row) for row in rows],
+        "baseline": saved["baseline"],
         "notes": saved["notes"],
     }
 
 
+def _plain_peak(row: Content) -> Content:
+    """Of the strongest correlation its value alone: the page has no room for the shift."""
+    return {"correlation": row["correlation"]["value"]} if "correlation" in row else {}
+
+
 def _figures(saved: Content) -> list[list[Any]]:
     """The few numbers on top: rows of label, value, digits, unit."""
-    rows = saved.get("scores", [])
+    rows = saved.get("rows", [])
     if not all("psnr" in row for row in rows):
         return []
     ours = [[row["name"], row["psnr"], 2, "dB"] for row in rows if row["kind"] == MODEL]
@@ -318,13 +277,14 @@ def _figures(saved: Content) -> list[list[Any]]:
 
 
 def _marks(saved: Content) -> list[list[Any]]:
-    """PSNR of doing nothing and of the best filter, to compare with."""
-    names = {NOTHING: "noised", FILTER: "best filter"}
+    """PSNR of the noisy input, of the best filter and of the bundled model, to compare with."""
+    names = {INPUT: "noisy", FILTER: "best filter", BUNDLED: "bundled model"}
     return [
         [names[row["kind"]], row["psnr"]]
-        for row in saved.get("scores", [])
-        if "psnr" in row  # else there was no truth to judge by
-        and (row["kind"] == NOTHING or (row["kind"] == FILTER and row["name"] == saved["opponent"]))
+        for row in saved.get("rows", [])
+        if "psnr" in row  # else there was no reference
+        and row["kind"] in names
+        and (row["kind"] != FILTER or row["name"] == saved["baseline"])
     ]
 
 
@@ -357,10 +317,10 @@ def side_within_budget(pictures: int, takes: int, channels: int) -> int:
 
 
 def show(seen: Seen, side: int) -> Content:
-    """One picture with all that was made of it, as PNGs of at most ``side`` x ``side`` pixels.
+    """One image with its denoised versions, as PNGs of at most ``side`` x ``side`` pixels.
 
-    PSNR (dB) and autocorrelation are of the whole picture, though of a large one only the middle is shown.
-    Black and white of the residuals are three standard deviations of the noise, the same for all takes.
+    PSNR (dB) and autocorrelation are of the whole image, though of a large one only the middle is shown.
+    Black and white of the residuals are three standard deviations of the noise, the same for all versions.
     """
     noisy, clean, takes = seen.noisy, seen.clean, [*seen.takes.values()]
     noise = noisy - (takes[-1] if clean is None else clean)
@@ -396,17 +356,15 @@ def _decibels(clean: Picture | None, picture: Picture) -> float | None:
 
 
 def correlation_of(field: NDArray[Any]) -> Content:
-    """Autocorrelation of a residual as a picture, and its strongest value at any shift but none."""
+    """Autocorrelation of a residual as an image, and its strongest value at any shift but none."""
     values = autocorrelation(field if field.ndim == 2 else field.mean(axis=-1))
     rows, columns = (length // 2 for length in values.shape)
-    half = np.abs(values).ravel()[values.size // 2 + 1 :]  # the rest is its mirror image
-    place = int(np.argmax(half)) + values.size // 2 + 1 if half.size else values.size // 2
-    down, right = (int(each) for each in np.unravel_index(place, values.shape))
+    peak = find_peak(values)
     return {
         "png": _diverging(values),
         "lags": [columns, rows],
-        "peak": float(values[down, right]),
-        "shift": [right - columns, down - rows],
+        "peak": peak.value,
+        "shift": [peak.right, peak.down],
         "chance": 4 / math.sqrt(field.shape[0] * field.shape[1]),
     }
 

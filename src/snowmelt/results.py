@@ -1,440 +1,373 @@
-"""What an evaluation measured, with the protocol that every number carries; tables and verdicts of it.
-
-Kept are the figures of each image, so that any two denoisers can be compared later, pair by pair. What was
-measured differently is never put into one table: `merge`.
-"""
+"""The table and the verdicts of an evaluation, as text and as JSON."""
 
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from snowmelt import saved
 from snowmelt.errors import UserError
 from snowmelt.files import replacing
-from snowmelt.metrics import CONFIDENCE, DRAWS, SSIM_VARIANT, Interval, paired_interval
+from snowmelt.metrics import Interval
+from snowmelt.scores import (
+    BUNDLED,
+    EXPOSURES,
+    FILTER,
+    FORMAT,
+    INPUT,
+    MODEL,
+    REFERENCE,
+    Measurement,
+    Scores,
+    differences,
+    finite,
+    from_json,
+    merge,
+)
+from snowmelt.scoring import METRICS, Column, Metric
 
-FORMAT = 1
-NOTHING, FILTER, MODEL = "nothing", "filter", "model"
 FEW_SCENES = 8
 WIDTH = 100
+SAVED = "results.json"
+# What the noisy input does not have: no time, no residual.
+NOT_OF_INPUT = ("seconds_per_megapixel", "memory", "residual", "correlation")
+NOT_OF_BASELINE = ("gain_over_baseline", "ssim_gain_over_baseline")
+
+Outcome: TypeAlias = Literal["better", "same", "worse", "harmful"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """How a score was measured: the stamp that goes with every number.
+@dataclass(frozen=True)
+class Verdict:
+    """A sentence, and the outcome that it states of one denoiser.
 
-    Attributes:
-        data: Name of the images; their number, how many scenes they show, the SHA-256 of all their pixels.
-        low, high: Stored values of black and white; outputs are clipped to them.
-        whole: Whether outputs are rounded to whole stored values.
-        noise: What was put on clean images, None where the noise is real.
-        seed: Of that noise: each image begins with it anew.
-        stored: Whether that noisy image was clipped and rounded like a file.
-        psnr, ssim: Which of the measures of this name; both are means of the images' values.
-        border: Pixels that are cut off before.
-        versions: Of the programs.
+    ``outcome`` is "better" than the best classical filter (or than the noisy input, where no filter was
+    compared), the "same", "worse", or "harmful": no better than the noisy input. None: the images allow no
+    verdict.
     """
 
-    data: str
-    images: int
-    scenes: int
-    sha256: str
-    low: float
-    high: float
-    whole: bool
-    noise: str | None = None
-    seed: int | None = None
-    stored: bool = False
-    psnr: str = "over all pixels and channels of an image"
-    ssim: str = SSIM_VARIANT
-    border: int = 0
-    versions: Mapping[str, str] = field(default_factory=dict)
+    text: str
+    outcome: Outcome | None
 
     def __str__(self) -> str:
-        noise = "noise as it is in the files"
-        if self.noise:
-            kept = "clipped and rounded as in a file" if self.stored else "not clipped"
-            noise = f"noise {self.noise}, seed {self.seed} for each image, {kept}"
-        rounded = "rounded to whole values" if self.whole else "not rounded"
-        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        return "; ".join(
-            [
-                f"{count(self.images, 'image')} of {count(self.scenes, 'scene')}",
-                f"{self.data} (sha256 {self.sha256[:12]})",
-                noise,
-                f"outputs clipped to [{self.low:g}, {self.high:g}], {rounded}",
-                f"data range {self.high - self.low:g}",
-                f"border of {self.border} pixels cut" if self.border else "no border cut",
-                f"means of the images' values; PSNR {self.psnr}; SSIM of {self.ssim}",
-                versions,
-            ]
-        )
-
-
-def count(number: int, thing: str) -> str:
-    """Such as "1 image" and "2 images"."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def differences(one: Protocol, other: Protocol) -> list[str]:
-    """In what two protocols differ: "noise: gaussian:25 / gaussian:50"."""
-    left, right = asdict(one), asdict(other)
-    return [f"{key}: {left[key]} / {right[key]}" for key in left if left[key] != right[key]]
-
-
-@dataclass(kw_only=True)
-class Marks:
-    """What was measured of one denoiser, a number for each image; SSIM is NaN for images below its window.
-
-    ``details`` say which denoiser it is, such as its file's SHA-256. ``memory`` is in MB: the peak of a call
-    beyond what was in use before it, NaN where the system does not say.
-    """
-
-    name: str
-    kind: str
-    details: Mapping[str, Any] = field(default_factory=dict)
-    psnr: list[float] = field(default_factory=list)
-    ssim: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    memory: float = math.nan
+        return self.text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """All that `save` keeps of a measurement. The marks of doing nothing come first."""
+    """The outcome of a comparison; ``print`` shows it as a table.
 
-    protocol: Protocol
-    tuning: str
-    machine: str
-    images: list[str]
-    scenes: list[str]
-    pixels: list[int]
-    marks: list[Marks]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """Mean PSNR (dB) and SSIM of one denoiser.
-
-    ``gain`` is its lead over doing nothing in dB; ``lead`` and ``lead_ssim`` are those over the opponent: the
-    best filter, or doing nothing where there is no filter.
+    Attributes:
+        columns: Of the table.
+        rows: For each denoiser "name", "kind" and its scores: numbers, `Interval`, `Peak`. The noisy input
+            comes first.
+        baseline: Name of the row that gains are over: the best filter, without any the noisy input.
+        notes: What the columns mean.
+        verdicts: One for each model; without any, for the best filter.
+        measurement: The scores of each image.
     """
 
-    name: str
-    psnr: float
-    ssim: float
-    kind: str
-    gain: Interval
-    lead: Interval
-    lead_ssim: Interval
-    seconds_per_megapixel: float
-    memory: float
+    columns: tuple[Column, ...]
+    rows: tuple[Mapping[str, Any], ...]
+    baseline: str
+    notes: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
+    measurement: Measurement
 
+    def __str__(self) -> str:
+        return "\n".join([self.table(), *map(str, self.verdicts)])
 
-def summarize(results: Results) -> list[Score]:
-    """A score for each denoiser, in their order."""
-    noisy, opponent = results.marks[0], _opponent(results)
+    def table(self) -> str:
+        """The scores as lines of text, what they mean, and the protocol; without the verdicts."""
+        lines = [["", *(column.title for column in self.columns)]]
+        lines += [
+            [row["name"], *(self._cell(row, column) for column in self.columns)]
+            for row in self.rows
+        ]
+        notes = [*self.notes, f"protocol: {self.measurement.protocol}"]
+        broken = [textwrap.fill(note, WIDTH, subsequent_indent="  ") for note in notes]
+        return "\n".join([*_aligned(lines), *broken])
 
-    def lead(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
-        return paired_interval(ours, theirs, results.scenes)
-
-    return [
-        Score(
-            name=each.name,
-            psnr=float(np.mean(each.psnr)),
-            ssim=float(np.mean(each.ssim)),
-            kind=each.kind,
-            gain=lead(each.psnr, noisy.psnr),
-            lead=lead(each.psnr, opponent.psnr),
-            lead_ssim=lead(each.ssim, opponent.ssim),
-            seconds_per_megapixel=1e6 * float(np.median(np.divide(each.seconds, results.pixels))),
-            memory=each.memory,
+    def _cell(self, row: Mapping[str, Any], column: Column) -> str:
+        blank = (row["kind"] == INPUT and column.key in NOT_OF_INPUT) or (
+            row["name"] == self.baseline and column.key in NOT_OF_BASELINE
         )
-        for each in results.marks
-    ]
+        value = row[column.key]
+        if blank:
+            return "-"
+        if isinstance(value, Interval):
+            return _signed(value, column.digits)
+        if not isinstance(value, float):
+            return str(value)
+        if math.isnan(value):
+            return "-"
+        return f"{value:.{column.digits}{'g' if column.significant else 'f'}}"
 
+    def json(self) -> dict[str, Any]:
+        """All of it as JSON takes it: NaN and infinity are null."""
+        protocol = self.measurement.protocol
+        parts: dict[str, Any] = finite(asdict(self))
+        return {
+            "format": FORMAT,
+            "protocol": str(protocol),
+            "data": protocol.data,
+            "sha256": protocol.sha256,
+            **parts,
+        }
 
-def _opponent(results: Results) -> Marks:
-    """The best filter; without any, doing nothing."""
-    filters = [each for each in results.marks if each.kind == FILTER]
-    return max(filters, key=lambda each: np.mean(each.psnr), default=results.marks[0])
+    def save(self, path: Path) -> None:
+        """Write `json` to a file, whole or not at all."""
+        text = json.dumps(self.json(), indent=1, ensure_ascii=False, allow_nan=False)
+        with replacing(path) as part:
+            part.write_text(text, encoding="utf-8")
 
-
-def table(results: Results) -> str:
-    """The scores as lines of text, then what they mean, and the protocol."""
-    opponent = _opponent(results).name
-    rows = [("", "PSNR, dB", "lead, dB", "SSIM", "lead", "s/Mpx", "MB")]
-    for each in summarize(results):
-        leads = (signed(each.lead, 2), signed(each.lead_ssim, 4))
-        if each.name == opponent:
-            leads = ("-", "-")
-        quick = each.kind == NOTHING
-        rows.append(
-            (
-                each.name,
-                number(each.psnr, 2),
-                leads[0],
-                number(each.ssim, 4),
-                leads[1],
-                "-" if quick else f"{each.seconds_per_megapixel:.3g}",
-                "-" if quick else number(each.memory, 0),
-            )
+    def save_all(self, folder: Path) -> None:
+        """Write results.json, and images.jsonl and images.csv with a row for each image and denoiser."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.save(folder / SAVED)
+        rows = self.measurement.rows()
+        lines = [json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows]
+        with replacing(folder / "images.jsonl") as part:
+            part.write_text("".join(lines), encoding="utf-8")
+        text = io.StringIO()
+        # The noisy input of a measurement by an older version may lack a column.
+        writer = csv.DictWriter(
+            text, dict.fromkeys(key for row in rows for key in row), lineterminator="\n"
         )
-    return "\n".join(
-        [*aligned(rows), *wrapped([*_legend(results, opponent), f"protocol: {results.protocol}"])]
+        writer.writeheader()
+        writer.writerows(rows)
+        with replacing(folder / "images.csv") as part:
+            part.write_text(text.getvalue(), encoding="utf-8")
+
+
+def summarize(measured: Measurement) -> Results:
+    """The table and the verdicts of what was measured."""
+    metric = METRICS[measured.protocol.metric]
+    baseline = find_baseline(measured)
+    return Results(
+        columns=metric.columns(),
+        rows=tuple(_row(measured, metric, each, baseline) for each in measured.scores),
+        baseline=baseline.name,
+        notes=tuple(metric.notes(measured, baseline.name)),
+        verdicts=tuple(_verdicts(measured, metric, baseline)),
+        measurement=measured,
     )
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: the first column to the left, the others to the right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0])]
-            + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        ).rstrip()
-        for row in rows
-    ]
+def find_baseline(measured: Measurement) -> Scores:
+    """The best filter; without any, the noisy input."""
+    metric = METRICS[measured.protocol.metric]
+    return max(measured.of_kind(FILTER), key=metric.rank, default=measured.scores[0])
 
 
-def wrapped(lines: Sequence[str]) -> list[str]:
-    """Each line broken at WIDTH, what follows set in."""
-    return [textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines]
+def _row(measured: Measurement, metric: Metric, scores: Scores, baseline: Scores) -> dict[str, Any]:
+    seconds = np.divide(scores.values["seconds"], measured.pixels)
+    return {
+        "name": scores.name,
+        "kind": scores.kind,
+        "gain_over_input": metric.gain(measured, scores, measured.scores[0]),
+        "gain_over_baseline": metric.gain(measured, scores, baseline),
+        **metric.cells(measured, scores, baseline),
+        "seconds_per_megapixel": 1e6 * float(np.median(seconds)),
+        "memory": scores.memory,
+    }
 
 
-def _legend(results: Results, opponent: str) -> list[str]:
-    scenes = len(set(results.scenes))
-    half = f"± half of the {CONFIDENCE:.0%} interval (paired bootstrap, {DRAWS:,} draws of {scenes} scenes)"
-    lines = [
-        f"lead: over {opponent}{', ' + half if scenes > 1 else ', one scene only: no interval'}",
-        f"s/Mpx: seconds per megapixel, median; MB: peak memory of a call; {results.machine}",
-    ]
-    if any(each.kind == FILTER for each in results.marks):
-        lines.append(f"filters tuned on {results.tuning}")
-    if any(math.isnan(value) for value in results.marks[0].ssim):
-        lines.append("SSIM: none for images smaller than its window of 11 pixels")
-    return lines
+def _verdicts(measured: Measurement, metric: Metric, baseline: Scores) -> list[Verdict]:
+    judged = measured.of_kind(MODEL) or [each for each in [baseline] if each.kind == FILTER]
+    doubt = metric.doubt(measured)
+    if doubt:
+        return [Verdict(f"{each.name}: {doubt}", None) for each in judged]
+    caution = _caution(len(set(measured.scenes)))
+    found = [_judge(measured, metric, each, baseline) for each in judged]
+    found += _better_bundled(measured, metric, baseline)
+    return [Verdict(f"{each.text}{caution}", each.outcome) for each in found]
 
 
-def number(value: float, digits: int) -> str:
-    """With so many digits; "-" for NaN."""
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+def _judge(measured: Measurement, metric: Metric, ours: Scores, baseline: Scores) -> Verdict:
+    noisy = measured.scores[0]
+    gain, ahead = (metric.gain(measured, ours, each) for each in (noisy, baseline))
+
+    def said(interval: Interval) -> str:
+        return f"({_signed(interval, metric.digits)}{metric.unit})"
+
+    def verdict(text: str, outcome: Outcome) -> Verdict:
+        return Verdict(f"{ours.name}: {text}", outcome)
+
+    (low, high), (behind, before) = _ends(gain), _ends(ahead)
+    refusal = "don't use it on data like this"
+    if high < 0:
+        loss = _size(gain, metric)
+        return verdict(f"worse than the {noisy.name} by {loss}: {refusal}", "harmful")
+    if low <= 0:
+        return verdict(f"no better than the {noisy.name} {said(gain)}: {refusal}", "harmful")
+    if baseline is noisy or baseline is ours:
+        alone = "no filter was compared" if baseline is noisy else "no model was compared"
+        return verdict(f"better than the {noisy.name} by {_size(gain, metric)} ({alone})", "better")
+    filtered = f"the best classical filter, {baseline.name}"
+    if behind <= 0 <= before:
+        return verdict(f"no different from {filtered} {said(ahead)}", "same")
+    which: Outcome = "better" if ahead.mean > 0 else "worse"
+    opposite = _opposite_ssim(measured, ours, baseline, ahead)
+    return verdict(f"{which} than {filtered}, by {_size(ahead, metric)}{opposite}", which)
 
 
-def signed(lead: Interval, digits: int) -> str:
-    """Such as "+0.85 ± 0.15"."""
-    if math.isnan(lead.mean):
-        return "-"
-    return f"{lead.mean:+.{digits}f}" + (
-        "" if math.isnan(lead.low) else f" ± {lead.half:.{digits}f}"
-    )
-
-
-def verdicts(results: Results) -> list[str]:
-    """A line for each model: better than the best filter by how much, no different, worse, or no good.
-
-    Without a model, the one for the best filter.
-    """
-    scores = summarize(results)
-    best = _opponent(results)
-    models = [each for each in scores if each.kind == MODEL]
-    if not models and best.kind == FILTER:
-        models = [each for each in scores if each.name == best.name]
-    scenes = len(set(results.scenes))
-    return [f"{each.name}: {_judgement(each, best)}{caution(scenes)}" for each in models]
-
-
-def _judgement(score: Score, best: Marks) -> str:
-    sure = not math.isnan(score.gain.low)
-    if score.gain.mean <= 0 and (not sure or score.gain.high < 0):
-        loss = _plain(score.gain, -score.gain.mean)
-        return f"worse than doing nothing by {loss}: don't use it on data like this"
-    if score.gain.mean <= 0 or (sure and score.gain.low <= 0):
-        change = signed(score.gain, 2)
-        return f"no better than doing nothing ({change} dB): don't use it on data like this"
-    if best.kind == NOTHING or score.name == best.name:
-        rest = "no filter" if best.kind == NOTHING else "no model"
-        return f"better than doing nothing by {_plain(score.gain)} ({rest} was held against it)"
-    against = f"the best classical filter, {best.name}"
-    if sure and score.lead.low <= 0 <= score.lead.high:
-        return f"no different from {against} ({signed(score.lead, 2)} dB)"
-    if score.lead.mean > 0:
-        return f"better than {against}, by {_plain(score.lead)}{_contradiction(score)}"
-    return f"worse than {against}, by {_plain(score.lead, -score.lead.mean)}{_contradiction(score)}"
-
-
-def _contradiction(score: Score) -> str:
+def _opposite_ssim(measured: Measurement, ours: Scores, baseline: Scores, ahead: Interval) -> str:
     """Where SSIM is as sure of the opposite."""
-    for_it = score.lead_ssim.low > 0 and score.lead.mean < 0
-    against_it = score.lead_ssim.high < 0 and score.lead.mean > 0
-    return (
-        f"; SSIM says the opposite ({signed(score.lead_ssim, 4)})" if for_it or against_it else ""
-    )
+    if measured.protocol.metric != REFERENCE:
+        return ""
+    gain = METRICS[REFERENCE].cells(measured, ours, baseline)["ssim_gain_over_baseline"]
+    opposite = (gain.low > 0 and ahead.mean < 0) or (gain.high < 0 and ahead.mean > 0)
+    return f"; SSIM says the opposite ({_signed(gain, 4)})" if opposite else ""
 
 
-def _plain(lead: Interval, mean: float | None = None) -> str:
-    value = lead.mean if mean is None else mean
-    return f"{value:.2f}" + ("" if math.isnan(lead.low) else f" ± {lead.half:.2f}") + " dB"
+def _better_bundled(measured: Measurement, metric: Metric, baseline: Scores) -> list[Verdict]:
+    """For each model that a bundled one surpasses, if that one is no worse than all else."""
+    found = []
+    for bundled in measured.of_kind(BUNDLED):
+        useful = _ends(metric.gain(measured, bundled, measured.scores[0]))[0] > 0
+        if not useful or _ends(metric.gain(measured, bundled, baseline))[1] < 0:
+            continue
+        for ours in measured.of_kind(MODEL):
+            ahead = metric.gain(measured, bundled, ours)
+            if _ends(ahead)[0] > 0:
+                text = (
+                    f"{bundled.name} is better than {ours.name}, by {_size(ahead, metric)}: use it"
+                )
+                found.append(Verdict(text, "worse"))
+    return found
 
 
-def caution(scenes: int) -> str:
+def _ends(gain: Interval) -> tuple[float, float]:
+    """Both ends of the interval; the mean twice where a single sample gives no interval."""
+    return (gain.mean, gain.mean) if math.isnan(gain.low) else (gain.low, gain.high)
+
+
+def _size(gain: Interval, metric: Metric) -> str:
+    """Such as "1.45 ± 0.73 dB", whatever the sign."""
+    return _signed(gain, metric.digits).lstrip("+-") + metric.unit
+
+
+def _signed(gain: Interval, digits: int) -> str:
+    """Such as "+0.85 ± 0.15"."""
+    if math.isnan(gain.mean):
+        return "-"
+    half = "" if math.isnan(gain.low) else f" ± {gain.half:.{digits}f}"
+    return f"{gain.mean:+.{digits}f}{half}"
+
+
+def _caution(scenes: int) -> str:
     """What is to be said of an interval over so few scenes."""
     if scenes == 1:
-        return " (on one scene: what holds for others, it does not say)"
+        return " (on one scene; says nothing about others)"
     return f" ({scenes} scenes only: a rough interval)" if scenes < FEW_SCENES else ""
 
 
-def merge(several: Sequence[Results]) -> list[Results]:
-    """Put together what was measured in the same way, on the same pixels, with the same versions.
-
-    Of a denoiser that is there twice the first measurement stays. More than one in the list that comes back:
-    they do not belong into one table.
-    """
-    groups: list[Results] = []
-    for each in several:
-        for i, group in enumerate(groups):
-            if group.protocol == each.protocol:
-                groups[i] = _joined(group, each)
-                break
-        else:
-            groups.append(each)
-    return groups
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(
+            [line[0].ljust(widths[0])]
+            + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        ).rstrip()
+        for line in lines
+    ]
 
 
-def _joined(one: Results, other: Results) -> Results:
-    known = [(marks.name, marks.details) for marks in one.marks]
-    names = {marks.name for marks in one.marks}
-    marks = [*one.marks]
-    for each in other.marks:
-        if (each.name, each.details) not in known:
-            twin = f"{each.name}, another one" if each.name in names else each.name
-            marks.append(dataclasses.replace(each, name=twin))
-    tuning = " / ".join(dict.fromkeys([one.tuning, other.tuning]))
-    return dataclasses.replace(one, marks=marks, tuning=tuning)
-
-
-def tables(several: Sequence[Results]) -> str:
-    """One table, or, with words on why, one for each way of measuring; verdicts last."""
+def tables(several: Sequence[Measurement]) -> str:
+    """One table; or one for each way of measuring, with what differs between them."""
     groups = merge(several)
     parts = []
     for i, group in enumerate(groups):
         if i:
             apart = "; ".join(differences(groups[0].protocol, group.protocol))
             parts.append(f"NOT comparable with the first table, measured differently: {apart}\n")
-        parts.append("\n".join([table(group), *verdicts(group)]) + "\n")
+        parts.append(f"{summarize(group)}\n")
     return "\n".join(parts).rstrip("\n")
 
 
-def content(results: Results) -> dict[str, Any]:
-    """All of it as JSON takes it: NaN and infinity are null."""
-    summary = [asdict(each) for each in summarize(results)]
-    return finite(
-        {
-            "format": FORMAT,
-            "protocol": str(results.protocol),
-            "data": results.protocol.data,
-            "sha256": results.protocol.sha256,
-            "scores": summary,
-            "opponent": _opponent(results).name,
-            "notes": _legend(results, _opponent(results).name),
-            "verdicts": verdicts(results),
-            "measurement": asdict(results),
-        }
-    )
-
-
-def finite(value: Any) -> Any:
-    """The same with null for NaN and infinity, which JSON does not have."""
-    if isinstance(value, Mapping):
-        return {key: finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def save(saved: Mapping[str, Any], path: Path) -> None:
-    """Write what `content` gives as JSON, whole or not at all."""
-    text = json.dumps(saved, indent=1, ensure_ascii=False, allow_nan=False)
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
-
-
-def load(path: Path) -> Results:
-    """Read the `content` that `save` wrote.
+def read(path: Path) -> dict[str, Any]:
+    """The JSON of saved results, in today's form also where an older version saved them.
 
     Raises:
-        UserError: There is no such file, or it is none of these.
+        UserError: There is no such file, or it holds something else.
     """
     try:
-        saved = json.loads(path.read_text("utf-8"))
-        if saved["format"] != FORMAT:
+        found = saved.from_json(saved.read_text(path))
+        version = found["format"]
+        if version not in range(1, FORMAT + 1):
             raise UserError(
-                f"{path}: results of format {saved['format']}; this version reads {FORMAT}"
+                f"{path}: results of format {version}; this version reads 1 to {FORMAT}"
             )
-        if saved.get("truth") is False:
-            raise UserError(f"{path}: measured without a truth; such results are for reading only")
-        measurement = saved["measurement"]
-        marks = [Marks(**_marks(each)) for each in measurement["marks"]]
-        return Results(
-            **measurement | {"protocol": Protocol(**measurement["protocol"]), "marks": marks}
-        )
+        found = dict(found) if version == FORMAT else _from_format_1(found)
+        _check(found)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: not results of `snowmelt evaluate -o FOLDER` ({error!r}); expected its results.json"
         ) from error
+    return found
 
 
-def _marks(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """With NaN where JSON had null."""
-
-    def number(value: Any) -> float:
-        return math.nan if value is None else float(value)
-
-    lists = {key: [number(each) for each in saved[key]] for key in ("psnr", "ssim", "seconds")}
-    return {**saved, **lists, "memory": number(saved["memory"])}
-
-
-def rows_of(results: Results) -> list[dict[str, Any]]:
-    """A row for each image and denoiser, each with its protocol."""
-    images = zip(results.images, results.scenes, results.pixels, strict=True)
-    return [
-        {
-            "image": image,
-            "scene": scene,
-            "denoiser": marks.name,
-            "psnr": marks.psnr[i],
-            "ssim": marks.ssim[i],
-            "seconds": marks.seconds[i],
-            "pixels": pixels,
-            "protocol": str(results.protocol),
-        }
-        for i, (image, scene, pixels) in enumerate(images)
-        for marks in results.marks
-    ]
+def _check(found: dict[str, Any]) -> None:
+    """Texts where a report shows texts, and numbers (or intervals of them) where it shows numbers."""
+    columns, rows, verdicts = found["columns"], found["rows"], found["verdicts"]
+    saved.check_texts([found["protocol"], found["baseline"], *found["notes"]])
+    saved.check_texts(found.get(key, "") for key in ("data", "sha256"))
+    saved.check_texts(text for each in columns for text in (each["key"], each["title"]))
+    saved.check_numbers(each["digits"] for each in columns)
+    saved.check_texts(text for each in verdicts for text in (each["text"], each["outcome"] or ""))
+    for row in rows:
+        saved.check_texts([row["kind"], row["name"]])
+        for column in ({"key": "gain_over_baseline"}, *columns):
+            value = row.get(column["key"])
+            parts = value if isinstance(value, dict) else {"value": value}
+            saved.check_numbers(
+                parts[key] for key in parts.keys() & {"value", "mean", "low", "high"}
+            )
+        row["gain_over_baseline"]["mean"]
+    for mark in found.get("measurement", {}).get("marks", []):
+        saved.check_texts([mark["name"], mark.get("details", {}).get("sha256", "")])
 
 
-def save_rows(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Write rows as images.jsonl and images.csv."""
-    lines = [json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows]
-    with replacing(folder / "images.jsonl") as part:
-        part.write_text("".join(lines), encoding="utf-8")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    with replacing(folder / "images.csv") as part:
-        part.write_text(text.getvalue(), encoding="utf-8")
+def load(path: Path) -> Measurement:
+    """The measurement in saved results.
+
+    Raises:
+        UserError: There is none: no such file, something else, or a comparison without a reference by an
+            older version.
+    """
+    found = read(path)
+    if "measurement" not in found:
+        raise UserError(
+            f"{path}: compared without a reference by an older version, which did not keep the scores of "
+            "each image; evaluate again to compare with other results"
+        )
+    return from_json(found["measurement"], FORMAT)
+
+
+def _from_format_1(old: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 kept verdicts as sentences: their outcomes come from the scores, or remain unknown."""
+    if "measurement" in old:
+        return summarize(from_json(old["measurement"], 1)).json()
+    names = {"distance": "rmse", "removed": "residual", "lead": "gain_over_baseline"}
+    rows = [{names.get(key, key): value for key, value in row.items()} for row in old["scores"]]
+    rows[0]["kind"] = INPUT
+    return old | {
+        "rows": rows,
+        "columns": [asdict(column) for column in METRICS[EXPOSURES].columns()],
+        "baseline": old["opponent"],
+        "verdicts": [{"text": text, "outcome": None} for text in old["verdicts"]],
+    }

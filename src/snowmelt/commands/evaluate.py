@@ -1,4 +1,4 @@
-"""`snowmelt evaluate`: is a denoiser any good on your data?"""
+"""`snowmelt evaluate`: how good is a denoiser on your data?"""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from snowmelt.commands import DONE, Commands
 from snowmelt.errors import UserError
 
 if TYPE_CHECKING:
-    from snowmelt.baselines import Denoise
     from snowmelt.cases import Collection
     from snowmelt.evaluation import Contender
     from snowmelt.noise import Noise
 
-AGAINST = "gaussian,median,nlm,tv,wavelet"
+AGAINST = "gaussian,median,nlm,tv,wavelet,base"
 WAYS = ("data", "noisy clean", "clean noise", "noisy noisy_too", "noisy")
 DESCRIPTION = """\
-Score denoisers on images, against classical filters at their best and against doing nothing:
+Score denoisers on images, compared with the noisy input, tuned classical filters and a bundled model:
 
-  --data pairs.h5                    the test arrays of a file of pairs; the training arrays tune the filters
+  --data pairs.h5                    test arrays of a file of pairs; its training arrays tune the filters
   --noisy DIR --clean DIR            pairs of files of equal names, or two stacks
-  --clean DIR --noise gaussian:25    clean images and noise put on them, by the published protocol
-  --noisy DIR --noisy-too DIR        no truth, but two noisy takes of each scene
-  --noisy DIR                        no truth, noisy images alone: the least can be said
-  --results A B                      what was saved by -o before, in one table where it is comparable
+  --clean DIR --noise gaussian:25    clean images with added noise, by the published protocol
+  --noisy DIR --noisy-too DIR        no reference, but two noisy exposures of each scene
+  --noisy DIR                        no reference, noisy images alone: the least can be concluded
+  --results A B                      results saved earlier by -o, in one table where they are comparable
 
-DIR is a folder, a file, or a pattern such as 'scans/*_real.jpg': the star stands for the image's name."""
+DIR is a folder, a file, or a pattern such as 'scans/*_real.jpg', whose star stands for the image's name."""
 SAVED = "results.json"
 
 
@@ -36,7 +35,7 @@ def add(commands: Commands) -> None:
     """Describe the arguments."""
     parser = commands.add_parser(
         "evaluate",
-        help="score denoisers against classical filters and against doing nothing",
+        help="score denoisers, compared with classical filters and the noisy input",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -44,39 +43,45 @@ def add(commands: Commands) -> None:
     _add_denoisers(parser)
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FOLDER",
-        help="keep results.json, images.jsonl and images.csv (a row for each image), and what "
-        "`snowmelt report` shows, there",
+        help="folder for results.json, images.jsonl and images.csv (a row for each image), and the "
+        "pictures that `snowmelt report` shows",
     )  # fmt: skip
-    parser.add_argument("--force", action="store_true", help="replace results that are there")
+    parser.add_argument("--force", action="store_true", help="replace existing results")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=run)
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("images")
-    group.add_argument("--data", metavar="FILE.h5", help="train_ns, train_gt, test_ns, test_gt")
+    group.add_argument(
+        "--data", metavar="FILE.h5", help="file of train_ns, train_gt, test_ns, test_gt"
+    )
     group.add_argument("--noisy", metavar="DIR", help="noisy images")
-    group.add_argument("--clean", metavar="DIR", help="the truth")
-    group.add_argument("--noisy-too", metavar="DIR", help="a second noisy take of each scene")
+    group.add_argument("--clean", metavar="DIR", help="reference images")
+    group.add_argument("--noisy-too", metavar="DIR", help="second noisy exposure of each scene")
     group.add_argument(
         "--noise", metavar="KIND:NUMBER",
-        help="to be put on the clean images: gaussian:SIGMA (levels of 255), poisson:PEAK (photons at "
-        "white), poisson-gaussian:PEAK:SIGMA, speckle:SIGMA (part of the value), salt-and-pepper:AMOUNT "
-        "(part)",
+        help="noise to add to clean images: gaussian:SIGMA (on a 0–255 scale), poisson:PEAK (photons at "
+        "white), poisson-gaussian:PEAK:SIGMA, speckle:SIGMA (fraction of the value), "
+        "salt-and-pepper:AMOUNT (fraction of the pixels)",
     )  # fmt: skip
-    group.add_argument("--seed", type=int, default=0, help="of the noise, the same for each image")
+    group.add_argument("--seed", type=int, default=0, help="random seed of the noise of each image")
     group.add_argument(
         "--clip-noisy", action="store_true",
-        help="clip and round what the noise makes, as a file would (published protocols do not)",
+        help="clip and round noisy images, as a file would (published protocols do not)",
     )  # fmt: skip
     group.add_argument(
         "--range", nargs=2, type=float, metavar=("LOW", "HIGH"),
-        help="stored values of black and white (default: all of an 8 or 16-bit type, 0 to 1 of floats)",
+        help="stored values of black and white (default: all of an 8 or 16-bit type, 0 to 1 for floats)",
     )  # fmt: skip
-    group.add_argument("--axes", metavar="LETTERS", help="such as ZYX, where a file is silent")
+    group.add_argument(
+        "--axes",
+        metavar="LETTERS",
+        help="axes, such as ZYX, of files that do not state them",
+    )
     group.add_argument(
         "--results", nargs="+", type=Path, metavar="FOLDER",
-        help="saved results (-o), or their results.json",
+        help="folders of saved results (-o), or their results.json",
     )  # fmt: skip
 
 
@@ -84,65 +89,51 @@ def _add_denoisers(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("denoisers")
     group.add_argument(
         "--model", "--model-2", nargs="+", action="extend", default=[], metavar="MODEL",
-        help="files or names",
+        help="model files or names of bundled models",
     )  # fmt: skip
     group.add_argument(
-        "--sigma", metavar="LEVELS",
-        help="noise in levels of 255, for models that ask for it, or auto: measured on each image "
+        "--sigma", metavar="SIGMA",
+        help="noise level on a 0–255 scale for conditioned models, or auto: estimated on each image "
         "(default: that of --noise gaussian, else auto)",
     )  # fmt: skip
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     group.add_argument("--precision", default="auto", help="auto, bf16 or f32")
     group.add_argument(
         "--against", default=AGAINST, metavar="NAMES",
-        help=f"filters, default {AGAINST}; also bm3d, if you installed it (its licence is "
-        "non-commercial); none",
+        help=f"baselines, or none (default: {AGAINST}): classical filters, and base, the bundled model, "
+        "which is compared with a --model; also bm3d, if it is installed (its licence is non-commercial)",
     )  # fmt: skip
     group.add_argument(
         "--tune", nargs="+", metavar="DIR",
         help="images to tune the filters on: a file of pairs, a noisy and a clean folder, or a clean one "
-        "with --noise (default: the training arrays, else a fifth of the images, which is not scored)",
+        "with --noise (default: the training arrays, else one scene in five, which is not scored)",
     )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
     """Score, print, save."""
-    from snowmelt import cases, evaluation, looks, results, truthless
+    from snowmelt import cases, evaluation, looks, results
 
     if options.results:
         if _given(options) or options.model:
-            raise UserError("--results shows what was saved; leave images and models out")
+            raise UserError("--results shows saved results; leave images and models out")
         print(results.tables([results.load(_saved(path)) for path in options.results]))
         return DONE
     _check(options)
     against = _against(options.against)
     collection, tuning = _collections(options)
-    contenders = _contenders(options, 3 if cases.is_colour(collection) else 1)
-    progress = evaluation.in_silence if options.quiet else _show
-    rows: Sequence[dict[str, Any]]
     album: list[looks.Seen] | None = [] if options.output else None
-    if options.noisy and not options.clean:
-        found = truthless.compare(
-            collection, contenders, against=against, progress=progress, album=album
-        )
-        text, verdicts = truthless.table(found), truthless.verdicts(found)
-        content, rows = truthless.content(found), truthless.rows_of(found)
-    else:
-        measured = evaluation.compare(
-            collection,
-            contenders,
-            tuning=tuning,
-            against=against,
-            progress=progress,
-            album=album,
-        )
-        text, verdicts = results.table(measured), results.verdicts(measured)
-        content, rows = results.content(measured), results.rows_of(measured)
-    print("\n".join([text, *verdicts]))
+    found = evaluation.measure(
+        collection,
+        _contenders(options, cases.count_channels(collection), against),
+        tuning=tuning,
+        against=against,
+        progress=evaluation.in_silence if options.quiet else _show,
+        album=album,
+    )
+    print(found)
     if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        results.save(content, options.output / SAVED)
-        results.save_rows(rows, options.output)
+        found.save_all(options.output)
         looks.write_pictures(options.output, album or [])
     return DONE
 
@@ -176,7 +167,7 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.tune and not (options.data or options.clean):
         raise UserError(
-            "--tune needs a truth; without one, filters are tuned on the images themselves"
+            "--tune needs reference images; without them, filters are tuned on the images themselves"
         )
     if options.output:
         _check_output(options.output, options.force)
@@ -190,10 +181,11 @@ def _check_output(folder: Path, force: bool) -> None:
 
 
 def _against(names: str) -> list[str]:
-    from snowmelt import baselines
+    from snowmelt import evaluation
 
     chosen = [] if names == "none" else [name.strip() for name in names.split(",") if name.strip()]
-    return [*baselines.choose(chosen)]
+    evaluation.choose_filters(chosen)
+    return chosen
 
 
 def _collections(options: argparse.Namespace) -> tuple[Collection, Collection | None]:
@@ -247,24 +239,18 @@ def _pairs(
     return cases.with_noise(found, kind, seed=options.seed, stored=options.clip_noisy)
 
 
-def _contenders(options: argparse.Namespace, channels: int) -> list[Contender]:
-    from snowmelt import denoiser, levels, noise
-    from snowmelt.evaluation import Contender
+def _contenders(
+    options: argparse.Namespace, channels: int, against: Sequence[str]
+) -> list[Contender]:
+    from snowmelt import denoiser, evaluation, noise
 
-    kind = noise.parse(options.noise) if options.noise else None
-    contenders = []
-    for model, name in zip(options.model, _names(options.model), strict=True):
-        loaded = denoiser.load(model, device=options.device, precision=options.precision)
-        network = loaded.for_channels(channels)
-        sigma = _sigma(options, kind) if network.header.conditioned else levels.AUTO
-        details: dict[str, Any] = {
-            "sha256": network.model.sha256,
-            "precision": network.engine.precision,
-        }
-        if network.header.conditioned:
-            details["sigma"] = sigma if isinstance(sigma, str) else sigma * 255
-        contenders.append(Contender(name, _function(network, sigma), details=details))
-    return contenders
+    sigma = _sigma(options, noise.parse(options.noise) if options.noise else None)
+    how = {"device": options.device, "precision": options.precision}
+    contenders = [
+        evaluation.contender(denoiser.load(model, **how), name, channels, sigma)
+        for model, name in zip(options.model, _names(options.model), strict=True)
+    ]
+    return evaluation.with_bundled(contenders, against, channels, sigma, **how)
 
 
 def _names(models: Sequence[str]) -> list[str]:
@@ -272,12 +258,12 @@ def _names(models: Sequence[str]) -> list[str]:
     short = [Path(model).name for model in models]
     names = short if len(set(short)) == len(short) else [*models]
     if len(set(names)) < len(names):
-        raise UserError(f"--model {' '.join(models)}: one of them is there twice")
+        raise UserError(f"--model {' '.join(models)}: one of them is given twice")
     return names
 
 
 def _sigma(options: argparse.Namespace, kind: Noise | None) -> float | str:
-    """Noise to be told to a model, as a part of the range, or "auto"."""
+    """Noise level for conditioned models, as a part of the range, or "auto"."""
     from snowmelt.levels import AUTO
     from snowmelt.noise import Gaussian
 
@@ -287,17 +273,8 @@ def _sigma(options: argparse.Namespace, kind: Noise | None) -> float | str:
         return AUTO if options.sigma == AUTO else float(options.sigma) / 255
     except ValueError as error:
         raise UserError(
-            f"--sigma {options.sigma}: expected a level of 255, such as 25, or {AUTO}"
+            f"--sigma {options.sigma}: expected a noise level on a 0–255 scale, such as 25, or {AUTO}"
         ) from error
-
-
-def _function(network: Any, sigma: float | str) -> Denoise:
-    return lambda picture: network(
-        picture,
-        value_range=(0, 1),
-        sigma=sigma,
-        channel_axis=-1 if picture.ndim == 3 else None,
-    )
 
 
 def _show(items: Sequence[Any], what: str) -> Iterable[Any]:

@@ -152,7 +152,7 @@ def _model(text: str) -> str:
 
 
 def conclude(folder: Path, finished: bool) -> int:
-    """Hold the finished run against the classical filters and say where everything is."""
+    """Compare the finished run's model with the classical filters and say where everything is."""
     if not finished:
         print(
             f"stopped; `snowmelt train --resume -o {folder}` goes on. {folder / 'model.onnx'} is usable"
@@ -163,8 +163,7 @@ def conclude(folder: Path, finished: bool) -> int:
     if not parallel.leads():
         return DONE
 
-    judged = judgement.judge(folder)
-    print(judged.table, *judged.verdicts, sep="\n")
+    print(judgement.judge(folder))
     print(
         f"{folder}: model.onnx, pictures (epoch-*.png), curves.png, log.jsonl, scores.json, recipe.toml"
     )
