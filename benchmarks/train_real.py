@@ -44,6 +44,7 @@ Stored: TypeAlias = NDArray[np.int16]
 Pixels: TypeAlias = NDArray[np.uint8]
 LOW, SPAN = -0.5, 2.0  # stored values: int16 over this range
 FLOOR = 2e-6  # added to a mean squared error: 57 dB
+GUESS = 1.0  # weight of the level's distance from that of white noise
 HARM = 1.0  # weight of what is worse than the noisy image, beside the loss itself
 
 
@@ -253,6 +254,14 @@ def wanted_curve(noisy: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     return level.clamp(min=0.3 / 255), shares.mean(2)
 
 
+def whiteness(noisy: Tensor, reference: Tensor) -> Tensor:
+    """(B,): 1 where the noise is white, so that its standard deviation is the right level; else towards 0."""
+    noise = noisy - reference
+    fine = noise.square().mean((1, 2, 3)) + 1e-9
+    coarse = 16 * functional.avg_pool2d(noise, 4).square().mean((1, 2, 3)) + 1e-9
+    return torch.exp(-10 * torch.log(coarse / fine).square()) * (fine > (0.5 / 255) ** 2)
+
+
 def log_error(denoised: Tensor, reference: Tensor) -> Tensor:
     """(B,): log10 of the mean squared error."""
     return torch.log10((denoised.float() - reference).square().mean((1, 2, 3)) + FLOOR)
@@ -266,10 +275,10 @@ def zoo_loss(denoised: Tensor, noisy: Tensor, reference: Tensor) -> Tensor:
 
 
 def guess_loss(curve: Tensor, wanted: Tensor, share: Tensor) -> Tensor:
-    """How far the logarithms of levels are from those of `wanted_curve`."""
+    """(B,): how far the logarithms of levels are from those of `wanted_curve`."""
     off = torch.log(curve) - torch.log(wanted)
     errors = functional.huber_loss(off, torch.zeros_like(off), reduction="none")
-    return (errors * share).sum(1).mean()
+    return (errors * share).sum(1)
 
 
 @dataclass(frozen=True)
@@ -426,14 +435,16 @@ class Step:
         nothing = batch.noisy.new_zeros(())
         with torch.autocast(self.device.type, torch.bfloat16):
             curve = self.estimator(batch.noisy)
+        guess = guess_loss(curve, *wanted_curve(batch.noisy, batch.reference))
         if self.network is None:
-            return guess_loss(curve, *wanted_curve(batch.noisy, batch.reference)), nothing
+            return guess.mean(), nothing
         noisy = torch.cat((batch.noisy, batch.known_noisy))
         level = torch.cat((level_map(curve, batch.noisy), batch.known_level))
         with torch.autocast(self.device.type, torch.bfloat16):
             denoised = self.network(noisy.contiguous(memory_format=torch.channels_last), level)
         count = self.stage.zoo
         zoo = zoo_loss(denoised[:count], batch.noisy, batch.reference)
+        zoo = zoo + GUESS * (guess * whiteness(batch.noisy, batch.reference)).mean()
         if not self.stage.known:
             return zoo, nothing
         return zoo, log_error(denoised[count:], batch.known_clean).mean()

@@ -342,9 +342,13 @@ def generic(scene: Scene, rng: Generator) -> Sample:
 
 
 def white(scene: Scene, rng: Generator) -> Sample:
-    """White Gaussian noise of 0.7 to 75 on a 0-255 scale."""
-    level = np.float32(_log_uniform(rng, 0.7, 75) / 255)
-    return Sample(scene + level * rng.standard_normal(scene.shape, np.float32), scene)
+    """White noise of 0.7 to 75 on a 0-255 scale, for a part of the images growing with brightness."""
+    level = _log_uniform(rng, 0.7, 75) / 255
+    share = rng.random() * (rng.random() < 0.35)
+    brightness = scene.mean(2, keepdims=True)
+    variance = level**2 * ((1 - share) + share * brightness / (brightness.mean() + 0.02))
+    grains = rng.standard_normal(scene.shape, np.float32)
+    return Sample(scene + np.sqrt(variance).astype(np.float32) * grains, scene)
 
 
 def grain(scene: Scene, rng: Generator) -> Sample:
@@ -486,12 +490,11 @@ def clean(scene: Scene, rng: Generator) -> Sample:
 
 Acquisition: TypeAlias = Callable[[Scene, Generator], Sample]
 COLOUR: Sequence[tuple[float, Acquisition]] = (
-    (0.22, clean), (0.42, camera), (0.2, generic), (0.1, white), (0.06, grain),
+    (0.18, clean), (0.38, camera), (0.17, generic), (0.22, white), (0.05, grain),
 )  # fmt: skip
 GREY: Sequence[tuple[float, Acquisition]] = (
-    (0.2, clean), (0.18, camera), (0.32, microscope), (0.16, generic), (0.1, white), (0.04, grain),
+    (0.17, clean), (0.15, camera), (0.27, microscope), (0.14, generic), (0.24, white), (0.03, grain),
 )  # fmt: skip
-
 # How often each kind is stored as JPEG.
 COMPRESSED: dict[Acquisition, float] = {camera: 0.75, microscope: 0.08, white: 0.1}
 
@@ -551,8 +554,9 @@ def _scene(
         scene = (scene @ LUMA)[..., None]
         if make is microscope and rng.random() < 0.3:
             scene = 1 - scene
-    if rng.random() < 0.65:
+    if rng.random() < (0.4 if make is white else 0.65):
         scene = recoloured(scene, rng)
-    if make is not clean and rng.random() < 0.55:  # optics; and images reduced by others are sharp
+    # Optics are soft; images that were reduced, as most are, are sharp.
+    if make is not clean and rng.random() < (0.25 if make is white else 0.5):
         scene = _blurred(scene, float(rng.uniform(0.4, 2.2)))
     return scene
