@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check fix bench fuzz clean
+.PHONY: demo test check package fix bench fuzz clean
 
 demo: $(VENV)/.ready
 	$(BIN)/snowmelt demo
@@ -15,6 +15,19 @@ check: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The wheel, in an environment of its own without torch: it denoises, and what needs no torch passes its tests.
+package: .venv-package/.ready
+	rm -rf dist
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+	.venv-package/bin/python -m pip install --quiet --no-deps --force-reinstall dist/snowmelt-*.whl
+	cd .venv-package && bin/python ../tests/package.py
+
+.venv-package/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-package
+	.venv-package/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-package/bin/python -m pip install --quiet . pytest hypothesis
+	touch $@
 
 fix: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
@@ -41,4 +54,4 @@ fuzz: $(VENV)/.ready
 	SNOWMELT_FUZZ=20000 $(BIN)/pytest -n 2 -k fuzz
 
 clean:
-	rm -rf $(VENV) .venv-keras build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-keras .venv-package build dist .mypy_cache .pytest_cache .ruff_cache

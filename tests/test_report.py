@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -424,6 +425,7 @@ def test_a_second_take_is_not_called_the_original(browser: Browser, tmp_path: Pa
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     program = chromium.find()
     if program is None:
+        assert not os.environ.get("CI"), "no Chromium here; .ci/run installs one"
         pytest.skip("no Chromium here; install one, or name it in SNOWMELT_CHROMIUM")
     opened = Browser(program, tmp_path_factory.mktemp("profile"))
     yield opened
