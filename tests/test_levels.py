@@ -170,8 +170,10 @@ def test_the_command_line_says_the_level_it_used(model, tmp_path, monkeypatch, c
     assert "noisy.png: noise level 2" in text
     assert "of 255 (estimated)" in text
     np.testing.assert_array_equal(read("clean_denoised.png"), read("clean.png"))
-    assert "noisy.png: noise level 25 of 255\n" in said("--sigma", "25")
-    assert "level 5 of 255 in black, 46.8 in white\n" in said("--noise", "poisson-gaussian:30:5")
+    given = "on a 0–255 scale (given)\n"
+    assert f"noisy.png: noise level 25 {given}" in said("--sigma", "25")
+    words = f"noise level 5 in black, 46.8 in white {given}"
+    assert words in said("--noise", "poisson-gaussian:30:5")
     assert said("--quiet") == ""
     for options, words in (
         (["--sigma", "much"], "--sigma much: expected a level .* such as 25, or auto"),
