@@ -16,7 +16,7 @@ import snowmelt
 
 TESTS = Path(__file__).parent
 WITHOUT_TORCH = (
-    "test_images_raster.py", "test_images_tiff.py", "test_images_bare.py", "test_images_arrays.py",
+    "test_images_raster.py", "test_images_tiff.py", "test_images_bare.py", "test_images_bmp.py",
     "test_metrics.py", "test_noise.py", "test_estimator.py", "test_outliers.py", "test_finding.py",
 )  # fmt: skip
 

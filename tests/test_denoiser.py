@@ -903,3 +903,15 @@ def test_ctrl_c_is_safe_after_models_come_and_go(make):
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "stopped\n"
+
+
+def test_an_engine_that_cannot_start_in_a_fork_says_what_to_do(make, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
+
+    denoise = make(affine())
+    monkeypatch.setattr(engines, "choose", refuse)
+    assert (denoise(np.zeros((4, 5), np.uint8)) == 0).all()
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    with pytest.raises(UserError, match=r"cannot run after a fork \(Cannot .*'spawn', or load"):
+        denoise(np.zeros((4, 5), np.uint8))

@@ -1,9 +1,9 @@
 """What `import snowmelt` offers and what it costs."""
 
 import inspect
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -33,12 +33,13 @@ def test_importing_brings_nothing_heavy() -> None:
 
 
 def test_help_answers_at_once() -> None:
+    """Processor time, which other work on the machine does not lengthen."""
     times = []
-    for _ in range(5):
-        began = time.perf_counter()
+    for _ in range(3):
+        before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
         done = subprocess.run(
             [sys.executable, "-m", "snowmelt", "--help"], capture_output=True, check=True, text=True
         )
-        times.append(time.perf_counter() - began)
+        times.append(sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before)
     assert "train" in done.stdout
     assert min(times) < 0.3

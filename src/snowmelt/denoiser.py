@@ -42,8 +42,8 @@ SMALLEST, LARGEST, IN_REACHES = 544, 3072, 32
 MEMORY = 2**30
 # A noise level beyond so many ranges is a slip of the unit; its square still is a float32.
 LARGEST_LEVEL = 1000.0
-# The values of an image differ by its noise at least, if that is not clipped. At half of the stated level the
-# noise, not the image, is what the level is wrong about.
+# The standard deviation of an image's values is at least that of its noise, and half of it where black or
+# white cuts off half of the noise: a level of more than so many times it cannot be right.
 CONTRAST = 2.0
 DEPTHS = (8, 10, 12, 14)  # bits of cameras, scanners and detectors, stored in 16
 # What float32 can scale by and back; float64 far more.
@@ -232,7 +232,14 @@ class Denoiser:
         After a fork the child gets an engine of its own: other threads may have held the parent's.
         """
         if self._origin is not None and self._process != os.getpid():
-            self._engine, self._process = self._origin.choose_engine(self.model), os.getpid()
+            try:
+                self._engine = self._origin.choose_engine(self.model)
+            except RuntimeError as error:  # CUDA cannot start again in a fork
+                raise UserError(
+                    f"{self.model.path.name}: cannot run after a fork ({error}); start processes with "
+                    "'spawn', or load the model in the child"
+                ) from error
+            self._process = os.getpid()
         return self._engine
 
     def __repr__(self) -> str:
@@ -315,7 +322,8 @@ class Denoiser:
             where its noise level would have to be measured.
 
         Raises:
-            UserError: for what the model cannot do with this array.
+            UserError: for what the model cannot do with this array, and where the result would not be
+                finite.
 
         Example:
             >>> denoise = snowmelt.load("model.onnx")
