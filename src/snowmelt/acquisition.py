@@ -229,15 +229,15 @@ class Development:
         expected = 0.5 * math.sqrt(gain) * rng.uniform(0.3, 1.5)
         kind = rng.random()
         luma = ("none", 0.0)
-        if kind < 0.35:
-            luma = ("gaussian", float(rng.uniform(0.3, 1.3)))
-        elif kind < 0.6:
+        if kind < 0.45:
+            luma = ("gaussian", float(_log_uniform(rng, 0.35, 2.4)))
+        elif kind < 0.7:
             luma = ("adaptive", float(rng.choice([3, 5, 7])))
         kind = rng.random()
         chroma = ("none", 0.0)
-        if kind < 0.6:
-            chroma = ("gaussian", float(rng.uniform(0.5, 4.5)))
-        elif kind < 0.8:
+        if kind < 0.65:
+            chroma = ("gaussian", float(_log_uniform(rng, 0.6, 6)))
+        elif kind < 0.85:
             chroma = ("adaptive", float(rng.choice([3, 5, 9])))
         sharp = rng.random() < 0.45
         return cls(
