@@ -420,3 +420,12 @@ def test_what_counts_as_a_url() -> None:
     assert is_url("https://example.org/a.h5")
     assert not is_url("a.h5")
     assert not is_url("C:/a.h5")
+
+
+def test_hdf5_is_opened_by_the_guarded_reader_alone() -> None:
+    """But for writing: the tutorial's data set, and a copy in which an image is exchanged."""
+    import snowmelt
+
+    root = Path(snowmelt.__file__).parent
+    opening = {path.name for path in root.rglob("*.py") if "h5py.File(" in path.read_text("utf-8")}
+    assert opening == {"hdf5file.py", "hdf5.py", "shapes.py"}

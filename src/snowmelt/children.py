@@ -218,10 +218,10 @@ class _Child:
                 process.wait(1)  # its pipes close a moment before it has ended
         status = self.stop()
         if status is not None and status == -getattr(signal, "SIGPROF", 0):
-            return f"decoding it takes more than {request['seconds']:g} seconds of computing"
+            return f"decoding it takes more than {request['seconds']:.3g} seconds of computing"
         if status == 1:  # as faulthandler ends it
             seconds = request["seconds"] + request["patience"]
-            return f"the library that decodes it comes to no end within {seconds:g} seconds"
+            return f"the library that decodes it comes to no end within {seconds:.3g} seconds"
         return "the library that decodes it crashes on it"
 
 

@@ -212,6 +212,7 @@ def _read_images(path: str, name: str, start: int, stop: int, _: Any) -> tuple[N
     """Some images of an array, in the child."""
     with hdf5file.opened(path) as file:
         _, dataset = hdf5file.find(file, name)
+        hdf5file.check_inside(dataset, name)
         return None, np.ascontiguousarray(dataset[start:stop])
 
 
