@@ -206,6 +206,17 @@ def test_nothing_beside_the_images_runs(trapped, tmp_path, command):
     assert not (tmp_path / "mark").exists()
 
 
+def test_with_m_python_alone_looks_into_the_current_folder(trapped, tmp_path):
+    """It looks for the package there, and for nothing that the package then imports."""
+    for name in ("snowmelt", "struct", "encodings"):  # on the way to the package
+        (trapped / f"{name}.py").unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "snowmelt", *SHOW], cwd=trapped, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "mark").exists()
+
+
 @pytest.mark.parametrize("variables", [{}, {"PYTHONPATH": "."}, {"PYTHONPATH": os.pathsep}])
 def test_a_child_imports_nothing_from_the_current_folder(trapped, tmp_path, variables):
     """Even where this process would: all is imported here before the folder is entered."""
