@@ -407,7 +407,15 @@ def test_a_page_to_log_in_is_not_kept_as_the_data(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://", "https://[::1/a.h5", "http://a:b/c", "http://a/\x1b[31m.h5"]
+    "url",
+    [
+        "http://",
+        "https://[::1/a.h5",
+        "http://a:b/c",
+        "ftp://a/b.h5",
+        "file:///etc/passwd",
+        "http://a/\x1b[31m.h5",
+    ],
 )
 def test_bad_urls(url: str) -> None:
     assert is_url(url)

@@ -35,8 +35,8 @@ SAVED_ARRAYS_BYTES = 2**28
 
 # Downloads: seconds until the answer has begun; seconds to wait for more of it, and over which the fewest
 # bytes a second are counted; bytes of the disk that stay free.
-FETCH_ANSWER_SECONDS = 30
-FETCH_PATIENCE_SECONDS = 15
+FETCH_ANSWER_SECONDS = 15
+FETCH_PATIENCE_SECONDS = 12
 FETCH_SLOWEST = 1000
 FETCH_SPARE_BYTES = 2**28
 
