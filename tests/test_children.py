@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
+import snowmelt
 from snowmelt import children, limits
 from snowmelt.errors import UserError
 
@@ -60,19 +62,26 @@ def speak(payload):
     return os.getcwd(), b""
 
 @served
+def where(payload):
+    import snowmelt
+    return [snowmelt.__file__, UserError.__module__], b""
+
+@served
 def fail(kind, payload):
     raise {"user": UserError("a"), "os": OSError(28, "x"), "key": KeyError("k")}[kind]
 
 def private(payload):
     return None, b""
 """
-START = f"""
-import json, sys, types; sys.path += json.loads(sys.argv[1])
-from snowmelt import children
+START = children._START.replace(
+    "serve(sys.argv[2])",
+    f"""
+import types
 sys.modules[{MODULE!r}] = module = types.ModuleType({MODULE!r})
 exec({SOURCE!r}, vars(module))
-children.serve(sys.argv[2])
-"""
+serve(sys.argv[2])
+""",
+)
 
 
 @pytest.fixture
@@ -147,6 +156,13 @@ def test_what_a_library_prints_is_no_answer_and_paths_are_not_relative(
     assert children.call(trial.speak)[0] == sys.base_prefix
 
 
+def test_the_package_is_the_same_even_where_another_is_installed(trial, tmp_path, monkeypatch):
+    shutil.copytree(Path(snowmelt.__file__).parent, tmp_path / "snowmelt")
+    monkeypatch.setattr(children, "__file__", str(tmp_path / "snowmelt" / "children.py"))
+    found, _ = children.call(trial.where)
+    assert found == [str(tmp_path / "snowmelt" / "__init__.py"), "snowmelt.errors"]
+
+
 def test_threads_take_turns(trial):
     found = []
     threads = [
@@ -202,6 +218,17 @@ SHOW = ("inspect", "a.h5")
 ])  # fmt: skip
 def test_nothing_beside_the_images_runs(trapped, tmp_path, command):
     done = subprocess.run(command, cwd=trapped, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "mark").exists()
+
+
+def test_with_m_python_alone_looks_into_the_current_folder(trapped, tmp_path):
+    """It looks for the package there, and for nothing that the package then imports."""
+    for name in ("snowmelt", "struct", "encodings"):  # on the way to the package
+        (trapped / f"{name}.py").unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "snowmelt", *SHOW], cwd=trapped, capture_output=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "mark").exists()
 

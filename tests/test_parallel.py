@@ -32,7 +32,7 @@ def small(source: Path, **keys: Any) -> Recipe:
 def torchrun(*arguments: object, ranks: int = 2) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--standalone",
-        "-m", "snowmelt", *map(str, arguments),
+        "--no-python", str(Path(sys.executable).with_name("snowmelt")), *map(str, arguments),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(

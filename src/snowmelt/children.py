@@ -29,7 +29,7 @@ here, or what the library makes of it. An error that the function raises is rais
 A child trusts nothing that lies where the user works: it starts in Python's isolated mode (no current folder,
 no ``PYTHON*`` variables), in a folder of Python's own, and imports from Python's own folders before others.
 After these come the absolute entries of this process's ``sys.path`` but for the current folder, the folder of
-the script that runs, and what a relative ``PYTHONPATH`` means; Snowmelt's own folder is the last.
+the script that runs, and what a relative ``PYTHONPATH`` means. Snowmelt itself is this very package.
 """
 
 from __future__ import annotations
@@ -61,11 +61,17 @@ Buffer = (
 Function = TypeVar("Function", bound=Callable[..., tuple[Any, Any]])
 
 _FRAME = struct.Struct("<QQ")
-# Isolated mode alone keeps these imports safe; the rest of the path comes after Python's own.
-_START = (
-    "import json, sys; sys.path += json.loads(sys.argv[1]); "
-    "from snowmelt.children import serve; serve(sys.argv[2])"
-)
+# Isolated mode keeps these imports safe. The package is this very one, wherever another may be installed.
+_START = """
+import importlib.util, json, sys
+folders, package = json.loads(sys.argv[1])
+sys.path += folders
+spec = importlib.util.spec_from_file_location("snowmelt", package)
+sys.modules["snowmelt"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["snowmelt"])
+from snowmelt.children import serve
+serve(sys.argv[2])
+"""
 
 
 class ChildError(ValueError):
@@ -200,7 +206,7 @@ class _Child:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", _START, json.dumps(_path()), self._module],
+                [sys.executable, "-I", "-c", _START, self._where(), self._module],
                 bufsize=0,  # nothing of a request is written twice by a process that forked meanwhile
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -210,6 +216,10 @@ class _Child:
             )
         return self._process
 
+    @staticmethod
+    def _where() -> str:
+        return json.dumps([_path(), str(Path(__file__).resolve().with_name("__init__.py"))])
+
     def _why(self, request: dict[str, Any]) -> str:
         """What ended the process."""
         process = self._process
@@ -218,10 +228,10 @@ class _Child:
                 process.wait(1)  # its pipes close a moment before it has ended
         status = self.stop()
         if status is not None and status == -getattr(signal, "SIGPROF", 0):
-            return f"decoding it takes more than {request['seconds']:g} seconds of computing"
+            return f"decoding it takes more than {request['seconds']:.3g} seconds of computing"
         if status == 1:  # as faulthandler ends it
             seconds = request["seconds"] + request["patience"]
-            return f"the library that decodes it comes to no end within {seconds:g} seconds"
+            return f"the library that decodes it comes to no end within {seconds:.3g} seconds"
         return "the library that decodes it crashes on it"
 
 
@@ -230,7 +240,7 @@ def _path() -> list[str]:
     user = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
     left_out = _left_out()
     others = [each for each in sys.path if Path(each).is_absolute() and _real(each) not in left_out]
-    return [*user, *others, _real(Path(__file__).parents[1])]
+    return [*user, *others]
 
 
 def _left_out() -> set[str]:

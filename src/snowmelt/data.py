@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import math
 import queue
+import re
 import shutil
 import threading
 import time
@@ -212,6 +213,7 @@ def _read_images(path: str, name: str, start: int, stop: int, _: Any) -> tuple[N
     """Some images of an array, in the child."""
     with hdf5file.opened(path) as file:
         _, dataset = hdf5file.find(file, name)
+        hdf5file.check_inside(dataset, name)
         return None, np.ascontiguousarray(dataset[start:stop])
 
 
@@ -233,7 +235,7 @@ def _check_pair(
 
 def is_url(source: str) -> bool:
     """Whether ``source`` is to be fetched and not a file here."""
-    return source.lower().startswith(("http://", "https://"))
+    return re.match(r"[a-z][a-z0-9+.-]+://", source, re.IGNORECASE) is not None
 
 
 def fetch(url: str, *, sha256: str | None = None, quiet: bool = False) -> Path:
@@ -290,7 +292,8 @@ def fetch(url: str, *, sha256: str | None = None, quiet: bool = False) -> Path:
 def _check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
-        valid = bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        valid = valid and url.isprintable() and " " not in url
     except ValueError:
         valid = False
     if not valid:

@@ -87,18 +87,24 @@ def check(dataset: Any, name: str, *, written: bool = False, trusted: bool = Fal
         trusted: Whether the file may have chunks of any size.
     """
     where = f"{printable(name)!r} is"
+    check_inside(dataset, name)
     if is_enum(dataset.dtype):
         raise UserError(f"{where} an enumeration: its values are names; convert it to uint8")
-    if dataset.is_virtual:  # asking for its shape would already open other files
-        raise UserError(f"{where} a virtual dataset, a view of others; give those, or repack it")
-    if dataset.external:
-        raise UserError(f"{where} stored in other files; repack it: h5repack")
     _check_filters(dataset, where, written)
     if dataset.chunks:
         size = Path(dataset.file.filename).stat().st_size
         if not trusted:
             _check_chunk_shape(dataset, where, size)
         _check_chunks(dataset, size)
+
+
+def check_inside(dataset: Any, name: str) -> None:
+    """Raise UserError where values lie in other files."""
+    where = f"{printable(name)!r} is"
+    if dataset.is_virtual:  # asking for its shape would already open other files
+        raise UserError(f"{where} a virtual dataset, a view of others; give those, or repack it")
+    if dataset.external:
+        raise UserError(f"{where} stored in other files; repack it: h5repack")
 
 
 def check_claim(claimed: int, stored: int, most: int) -> None:

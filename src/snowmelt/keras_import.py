@@ -137,7 +137,7 @@ def read_keras(source: str | os.PathLike[str]) -> KerasChain:
             _read,
             str(source.resolve()),
             memory=2**28 + 4 * size,
-            seconds=limits.CHILD_SECONDS + size / limits.CHILD_BYTES_PER_SECOND,
+            seconds=limits.KERAS_SECONDS + size / limits.CHILD_BYTES_PER_SECOND,
         )
     except UserError as error:
         raise UserError(f"{source}: {error}") from error

@@ -17,11 +17,13 @@ MAX_PIXELS = 2**28
 EXPANSION = 100
 
 # What one array of a damaged HDF5 file may take to decode, where the file itself is small: bytes of a chunk,
-# bytes and words of an attribute, and bytes of Keras' description of a model (a U-Net's are 100 KB).
+# bytes and words of an attribute, bytes of Keras' description of a model (a U-Net's are 100 KB), seconds to
+# read it.
 CHUNK_BYTES = 2**27
 ATTRIBUTE_BYTES = 2**16
 ATTRIBUTE_WORDS = 32
 KERAS_CONFIG_BYTES = 2**24
+KERAS_SECONDS = 5.0
 # Bytes of weights, and of training data, that a file may claim whatever it holds.
 KERAS_BYTES = 2**24
 DATA_BYTES = 2**28
@@ -33,8 +35,8 @@ SAVED_ARRAYS_BYTES = 2**28
 
 # Downloads: seconds until the answer has begun; seconds to wait for more of it, and over which the fewest
 # bytes a second are counted; bytes of the disk that stay free.
-FETCH_ANSWER_SECONDS = 30
-FETCH_PATIENCE_SECONDS = 15
+FETCH_ANSWER_SECONDS = 15
+FETCH_PATIENCE_SECONDS = 12
 FETCH_SLOWEST = 1000
 FETCH_SPARE_BYTES = 2**28
 
@@ -42,7 +44,7 @@ FETCH_SPARE_BYTES = 2**28
 # beyond those that it has at rest, seconds of computing, and seconds on the clock, which pass while a slow
 # disk is waited for, too.
 CHILD_BYTES = 2**29
-CHILD_SECONDS = 6.0
+CHILD_SECONDS = 10.0
 CHILD_PATIENCE_SECONDS = 60.0
 # Decoders are faster than this (bzip2 on an old computer), encoders than a tenth of it; by it large
 # requests get more time.

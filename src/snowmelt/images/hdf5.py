@@ -19,7 +19,7 @@ import numpy as np
 
 from snowmelt import children, limits
 from snowmelt.errors import UserError, nearest, printable
-from snowmelt.hdf5file import attribute, check, find, is_enum, opened
+from snowmelt.hdf5file import attribute, check, check_inside, find, is_enum, opened
 from snowmelt.images.arrays import MANY, ArrayImage, check_size, layout_of, letters_of, offer
 from snowmelt.images.base import MAX_PIXELS, Array, reading, split, writing
 from snowmelt.images.slabs import Box, Boxes, Grid, pour, unchunked
@@ -159,7 +159,7 @@ def _describe(path: str, name: str | None, trusted: bool, _: Any) -> tuple[dict[
 def _read(path: str, mode: str, name: str, places: Any, dtype: str, _: Any) -> tuple[None, Array]:
     """The values of a box."""
     box = tuple(slice(start, stop) for start, stop in places)
-    return None, np.ascontiguousarray(_file(path, mode)[name][box], np.dtype(dtype))
+    return None, np.ascontiguousarray(_dataset(path, mode, name)[box], np.dtype(dtype))
 
 
 @children.served
@@ -170,7 +170,7 @@ def _write(
     box = tuple(slice(start, stop) for start, stop in places)
     sizes = [stop - start for start, stop in places]
     with _storing():
-        dataset = _file(path, mode)[name]
+        dataset = _dataset(path, mode, name)
         dataset[box] = np.frombuffer(payload, dtype).reshape(sizes)
         # Tells of a full disk. Without it the dataset's end would swallow the error, and closing the
         # file crash.
@@ -199,14 +199,17 @@ def _storing() -> Iterator[None]:
         raise OSError(str(error)) from error
 
 
-def _file(path: str, mode: str) -> Any:
+def _dataset(path: str, mode: str, name: str) -> Any:
+    """A dataset in the file that is open, which is looked at again: another may lie there since."""
     import h5py
 
     if _open_files.get(mode, ("",))[0] != path:
         _shut(mode)
         # A lock would hinder others for as long as this process lives.
         _open_files[mode] = (path, h5py.File(path, mode, locking=False))
-    return _open_files[mode][1]
+    _, dataset = find(_open_files[mode][1], name)
+    check_inside(dataset, name)
+    return dataset
 
 
 def _shut(mode: str) -> None:
