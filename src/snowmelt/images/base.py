@@ -23,7 +23,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from snowmelt.errors import UserError
+from snowmelt.errors import UserError, printable
 from snowmelt.files import replacing, replacing_folder
 from snowmelt.limits import MAX_PIXELS as MAX_PIXELS
 
@@ -174,10 +174,10 @@ def reading(path: str | Path, kind: str) -> Iterator[None]:
         raise UserError(f"{path}: too large for the memory of this computer") from error
     except OSError as error:
         # Pillow raises OSError without errno for damaged pictures.
-        why = error.strerror or f"damaged or not {kind}: {error}"
+        why = error.strerror or f"damaged or not {kind}: {printable(str(error))}"
         raise UserError(f"{path}: cannot be read: {why}") from error
     except Exception as error:
-        detail = str(error).strip() or type(error).__name__
+        detail = printable(str(error).strip()) or type(error).__name__
         raise UserError(f"{path}: cannot be read: damaged or not {kind}: {detail}") from error
 
 

@@ -344,7 +344,7 @@ class DicomImage(Image):
             self._check_decoder(meta)
         header = pydicom.dcmread(self.path, stop_before_pixels=True)
         if "Rows" not in header:
-            modality = printable(str(header.get("Modality", "unknown")))
+            modality = header.get("Modality", "unknown")
             raise self._refusal(f"holds no picture (modality {modality})")
         return header
 
@@ -385,7 +385,7 @@ class DicomImage(Image):
             colour = "RGB"
         if colour not in _COLOURS:
             raise self._refusal(
-                f"has the colours {printable(colour)}; expected {', '.join(_COLOURS)}; export it as RGB"
+                f"has the colours {colour}; expected {', '.join(_COLOURS)}; export it as RGB"
             )
         if samples != _COLOURS[colour]:
             raise ValueError(f"{samples} samples a pixel for {colour}")
@@ -408,7 +408,7 @@ class DicomImage(Image):
             letters = letters[:-1] + "S"
         free = letters[: len(known) - len(picture)]
         if letters != free + picture or set(free) & set(picture) or not letters.isalpha():
-            raise self._refusal(f"a DICOM picture has the axes {known}, not {printable(given)}")
+            raise self._refusal(f"a DICOM picture has the axes {known}, not {given}")
         return letters
 
     def _check_range(self, target: Path, pixels: Array) -> None:
@@ -421,7 +421,7 @@ class DicomImage(Image):
             )
 
     def _refusal(self, why: str) -> UserError:
-        return UserError(f"{self.path}: {why}")
+        return UserError(f"{self.path}: {printable(why)}")
 
 
 def _pydicom(path: Path) -> Any:
