@@ -706,6 +706,18 @@ def test_an_index_of_pictures_that_cannot_be_read_stays(tmp_path, rng):
     assert new.count(segment) == 3
 
 
+def test_a_maker_note_and_what_lies_behind_the_picture(tmp_path, rng):
+    note = b"Exif\0\0MM\0*\0\0\0\x08\0\1\x92\x7c\0\7\0\0\0\4abcd\0\0\0\0"
+    data = encoded(photo(rng), exif=note)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data)
+    assert open_image(path).notes == ()
+    assert passed(path, inverted).read_bytes().index(note) == data.index(note)
+    path.write_bytes(data + b"a preview")
+    assert "MakerNote" in open_image(path).notes[0]
+    assert passed(path, inverted).read_bytes().endswith(b"\xff\xd9a preview")
+
+
 def test_png_must_have_bytes_for_its_rows(tmp_path, picture):
     path = tmp_path / "a.png"
     Image.fromarray(picture).save(path)

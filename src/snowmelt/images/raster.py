@@ -351,6 +351,11 @@ class JpegImage(RasterImage):
             )
         if len(frame.sampling) not in (1, 3, 4):
             raise ValueError(f"a JPEG of {len(frame.sampling)} components")
+        if _points_behind(data):
+            self.notes += (
+                "its MakerNote may point to data behind the picture (a preview), which are copied to another "
+                "place",
+            )
         return picture_layout(frame.height, frame.width, len(frame.sampling))
 
     def _decode(self, data: bytes) -> Array:
@@ -363,10 +368,21 @@ class JpegImage(RasterImage):
         progressive = old.frame().marker in jpegs.PROGRESSIVE
         encoded = _jpeg(pixels, progressive=progressive)
         made = jpegs.parse(encoded, until_scan=True)
+        # Metadata that came first stay at their place in the file: a MakerNote may count from its start.
         kept = [part for part in old.segments if _is_kept(part)]
         kept += [part for part in made.segments if not _is_kept(part)]
         picture = encoded[made.end :]
         return jpegs.joined(_relinked(kept, old, len(picture))) + picture + data[old.end :]
+
+
+def _points_behind(data: bytes) -> bool:
+    """Whether a camera's MakerNote and data behind the picture are there, and no index that is corrected."""
+    metadata = jpegs.parse(data, until_scan=True).segments
+    exif = [body for _, body, _ in metadata if body.startswith(b"Exif\0\0")]
+    noted = any(code in body for body in exif for code in (b"\x92\x7c", b"\x7c\x92"))
+    if not noted or any(body.startswith(b"MPF\0") for _, body, _ in metadata):
+        return False
+    return bool(data[jpegs.parse(data).end :].strip(b"\0"))
 
 
 def _is_kept(part: jpegs.Segment) -> bool:
