@@ -678,7 +678,7 @@ def test_endless_scans(tmp_path):
 def test_a_jpeg_must_have_bytes_for_its_blocks(tmp_path, rng):
     data = bytearray(encoded(photo(rng)))
     place = data.index(b"\xff\xc0") + 5
-    data[place : place + 4] = struct.pack(">HH", 16000, 16000)
+    data[place : place + 4] = struct.pack(">HH", 5000, 5000)
     path = tmp_path / "a.jpg"
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"a scan of .* bytes where .* are the least"):
@@ -718,14 +718,30 @@ def test_a_maker_note_and_what_lies_behind_the_picture(tmp_path, rng):
     assert passed(path, inverted).read_bytes().endswith(b"\xff\xd9a preview")
 
 
+def test_bytes_that_a_small_file_claims(tmp_path):
+    """A lossless WebP of one colour has 16,383 x 16,383 pixels in 40 bytes."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, "WEBP", lossless=True)
+    data = bytearray(buffer.getvalue())
+    place = data.index(b"VP8L") + 9
+    data[place : place + 4] = struct.pack("<I", 16382 | 16382 << 14)
+    path = tmp_path / "a.webp"
+    path.write_bytes(data)
+    with pytest.raises(
+        UserError, match=r"to unpack \d+ bytes to 805,208,067, .*--max-pixels 805208067"
+    ):
+        open_image(path)
+    assert open_image(path, max_pixels=805208067).layout.height == 16383
+
+
 def test_png_must_have_bytes_for_its_rows(tmp_path, picture):
     path = tmp_path / "a.png"
     Image.fromarray(picture).save(path)
     data = path.read_bytes()
     path.write_bytes(
-        data[:8] + png_chunk(b"IHDR", struct.pack(">II", 10000, 10000) + data[24:29]) + data[33:]
+        data[:8] + png_chunk(b"IHDR", struct.pack(">II", 5000, 5000) + data[24:29]) + data[33:]
     )
-    with pytest.raises(UserError, match=r"bytes of pixels where 290,\d+ are the least"):
+    with pytest.raises(UserError, match=r"bytes of pixels where 72,\d+ are the least"):
         read(path)
 
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from snowmelt.errors import UserError, printable
 from snowmelt.files import replacing, replacing_folder
+from snowmelt.limits import EXPANSION
 from snowmelt.limits import MAX_PIXELS as MAX_PIXELS
 
 Array = NDArray[np.generic]
@@ -158,6 +159,15 @@ def check_pixels(path: Path, pixels: int, max_pixels: int | None) -> None:
         raise UserError(
             f"{path}: claims {pixels:,} pixels, more than the limit of {max_pixels:,} that guards against "
             f"decompression bombs; if you trust the file, raise it: --max-pixels {pixels}"
+        )
+
+
+def check_bytes(path: Path, unpacked: int, stored: int, max_pixels: int | None) -> None:
+    """Refuse to unpack far more bytes than a file has, once they are many: one for each allowed pixel."""
+    if max_pixels is not None and unpacked > max(max_pixels, EXPANSION * stored):
+        raise UserError(
+            f"{path}: claims to unpack {stored:,} bytes to {unpacked:,}, more than a picture does; if you "
+            f"trust the file: --max-pixels {unpacked}"
         )
 
 

@@ -25,7 +25,16 @@ from numpy.typing import NDArray
 
 from snowmelt.errors import UserError, printable
 from snowmelt.images import jpegs
-from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, check_pixels, reading, writing
+from snowmelt.images.base import (
+    MAX_PIXELS,
+    Array,
+    Image,
+    Layout,
+    check_bytes,
+    check_pixels,
+    reading,
+    writing,
+)
 from snowmelt.limits import EXPANSION
 
 Words = NDArray[np.unsignedinteger[Any]]
@@ -122,6 +131,7 @@ class DicomImage(Image):
             max_pixels = max(max_pixels, size * EXPANSION // self.layout.dtype.itemsize)
         pixels = self._frames * self.layout.height * self.layout.width
         check_pixels(self.path, pixels, max_pixels)
+        check_bytes(self.path, self._frames * self._frame_size, size, max_pixels)
 
     def read_rows(self, plane: int, start: int, stop: int) -> Array:
         """Rows ``start:stop`` of a frame as (stop - start, W, channels): stored values, not rescaled."""

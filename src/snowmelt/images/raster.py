@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -21,7 +22,16 @@ from numpy.typing import NDArray
 
 from snowmelt.errors import UserError
 from snowmelt.images import jpegs
-from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, check_pixels, reading, writing
+from snowmelt.images.base import (
+    MAX_PIXELS,
+    Array,
+    Image,
+    Layout,
+    check_bytes,
+    check_pixels,
+    reading,
+    writing,
+)
 from snowmelt.images.ifd import Reader
 from snowmelt.images.jpegs import jpeg_size as jpeg_size
 from snowmelt.images.palette import Palette, packed
@@ -54,8 +64,11 @@ class RasterImage(Image):
         self.path = Path(path)
         self._decoded: Array | None = None
         with reading(self.path, self.kind):
-            self.layout = self._header(self.path.read_bytes())
+            data = self.path.read_bytes()
+            self.layout = self._header(data)
         check_pixels(self.path, self.layout.height * self.layout.width, max_pixels)
+        unpacked = math.prod(self.layout.shape) * self.layout.dtype.itemsize
+        check_bytes(self.path, unpacked, len(data), max_pixels)
         known = self.layout.axes
         if axes is not None and axes.upper() not in (known, known.replace("S", "C")):
             raise UserError(f"{path}: a {self.kind} file has the axes {known}, not {axes}")
