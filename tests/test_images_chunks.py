@@ -279,7 +279,7 @@ def test_chunks_without_end(tmp_path):
     refused(path, "claims 268,435,456 chunks", "--max-pixels 274877906944")
     header["chunk_grid"]["configuration"]["chunk_shape"] = [2**14, 2**14]
     (path / "zarr.json").write_text(json.dumps(header | {"data_type": "float64", "fill_value": 0}))
-    refused(path, "claims chunks of 2,147,483,648 bytes", "--max-pixels 1073741824")
+    refused(path, "bytes to 2,147,483,648", "--max-pixels 2147483648")
 
 
 @pytest.mark.parametrize(

@@ -678,7 +678,7 @@ def test_endless_scans(tmp_path):
 def test_a_jpeg_must_have_bytes_for_its_blocks(tmp_path, rng):
     data = bytearray(encoded(photo(rng)))
     place = data.index(b"\xff\xc0") + 5
-    data[place : place + 4] = struct.pack(">HH", 16000, 16000)
+    data[place : place + 4] = struct.pack(">HH", 5000, 5000)
     path = tmp_path / "a.jpg"
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"a scan of .* bytes where .* are the least"):
@@ -706,14 +706,42 @@ def test_an_index_of_pictures_that_cannot_be_read_stays(tmp_path, rng):
     assert new.count(segment) == 3
 
 
+def test_a_maker_note_and_what_lies_behind_the_picture(tmp_path, rng):
+    note = b"Exif\0\0MM\0*\0\0\0\x08\0\1\x92\x7c\0\7\0\0\0\4abcd\0\0\0\0"
+    data = encoded(photo(rng), exif=note)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data)
+    assert open_image(path).notes == ()
+    assert passed(path, inverted).read_bytes().index(note) == data.index(note)
+    path.write_bytes(data + b"a preview")
+    assert "MakerNote" in open_image(path).notes[0]
+    assert passed(path, inverted).read_bytes().endswith(b"\xff\xd9a preview")
+
+
+def test_bytes_that_a_small_file_claims(tmp_path):
+    """A lossless WebP of one colour has 16,383 x 16,383 pixels in 40 bytes."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, "WEBP", lossless=True)
+    data = bytearray(buffer.getvalue())
+    place = data.index(b"VP8L") + 9
+    data[place : place + 4] = struct.pack("<I", 16382 | 16382 << 14)
+    path = tmp_path / "a.webp"
+    path.write_bytes(data)
+    with pytest.raises(
+        UserError, match=r"to unpack \d+ bytes to 805,208,067, .*--max-pixels 805208067"
+    ):
+        open_image(path)
+    assert open_image(path, max_pixels=805208067).layout.height == 16383
+
+
 def test_png_must_have_bytes_for_its_rows(tmp_path, picture):
     path = tmp_path / "a.png"
     Image.fromarray(picture).save(path)
     data = path.read_bytes()
     path.write_bytes(
-        data[:8] + png_chunk(b"IHDR", struct.pack(">II", 10000, 10000) + data[24:29]) + data[33:]
+        data[:8] + png_chunk(b"IHDR", struct.pack(">II", 5000, 5000) + data[24:29]) + data[33:]
     )
-    with pytest.raises(UserError, match=r"bytes of pixels where 290,\d+ are the least"):
+    with pytest.raises(UserError, match=r"bytes of pixels where 72,\d+ are the least"):
         read(path)
 
 
@@ -733,6 +761,55 @@ def test_a_cut_png_with_right_checksums(tmp_path, picture, interlaced, cut):
     )
     with pytest.raises(UserError, match=r"a\.png"):
         read(path)
+
+
+def interlaced(levels, depth, colour, extra=()):
+    """A PNG in seven passes, as the specification has them (Pillow and imagecodecs write none)."""
+    starts = ((0, 0), (0, 4), (4, 0), (0, 2), (2, 0), (0, 1), (1, 0))
+    steps = ((8, 8), (8, 8), (8, 4), (4, 4), (4, 2), (2, 2), (2, 1))
+    rows = b""
+    for (top, left), (down, across) in zip(starts, steps, strict=True):
+        for row in levels[top::down, left::across] if left < levels.shape[1] else ():
+            values = row.reshape(-1)
+            if depth == 16:
+                packed = values.astype(">u2").tobytes()
+            else:
+                bits = np.unpackbits(values.astype(np.uint8)[:, None], axis=1)[:, 8 - depth :]
+                packed = np.packbits(bits.reshape(-1)).tobytes()
+            rows += b"\0" + packed
+    head = struct.pack(">IIBBBBB", levels.shape[1], levels.shape[0], depth, colour, 0, 0, 1)
+    chunks = ((b"IHDR", head), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+@pytest.mark.parametrize(("depth", "colour"), [(1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (8, 2), (16, 2),
+                                               (4, 3), (8, 4), (16, 6)])  # fmt: skip
+@pytest.mark.parametrize("shape", [(1, 1), (3, 3), (4, 5), (23, 31)])
+def test_interlaced_png(tmp_path, rng, capfd, depth, colour, shape):
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    levels = rng.integers(0, 2**depth, (*shape, channels), dtype=np.uint16)
+    palette = rng.integers(0, 256, (16, 3), dtype=np.uint8)
+    path = tmp_path / "a.png"
+    extra = [(b"PLTE", palette.tobytes())] if colour == 3 else []
+    path.write_bytes(interlaced(levels, depth, colour, extra))
+    expected = levels * (255 // (2**depth - 1)) if depth < 8 else levels
+    expected = palette[levels[..., 0]] if colour == 3 else expected
+    np.testing.assert_array_equal(read(path).reshape(expected.shape), expected)
+    new = passed(path)
+    np.testing.assert_array_equal(read(new).reshape(expected.shape), expected)
+    assert dict(png_chunks(new.read_bytes()))[b"IHDR"][12] == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_interlaced_png_that_ends_early(tmp_path, rng):
+    whole = interlaced(rng.integers(0, 256, (23, 31, 3)), 8, 2)
+    rows = zlib.decompress(dict(png_chunks(whole))[b"IDAT"])
+    path = tmp_path / "a.png"
+    for changed in (rows[:-1], rows + b"\0", rows + bytes(2**24)):
+        data = png_chunk(b"IDAT", zlib.compress(changed)) + png_chunk(b"IEND", b"")
+        path.write_bytes(whole[:33] + data)
+        with pytest.raises(UserError, match="bytes that its rows need"):
+            read(path)
 
 
 def test_failing_bands_leave_nothing(tmp_path, picture):

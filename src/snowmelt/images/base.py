@@ -23,8 +23,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from snowmelt.errors import UserError
+from snowmelt.errors import UserError, printable
 from snowmelt.files import replacing, replacing_folder
+from snowmelt.limits import EXPANSION
 from snowmelt.limits import MAX_PIXELS as MAX_PIXELS
 
 Array = NDArray[np.generic]
@@ -164,6 +165,15 @@ def check_pixels(path: Path, pixels: int, max_pixels: int | None) -> None:
         )
 
 
+def check_bytes(path: Path, unpacked: int, stored: int, max_pixels: int | None) -> None:
+    """Refuse to unpack far more bytes than a file has, once they are many: one for each allowed pixel."""
+    if max_pixels is not None and unpacked > max(max_pixels, EXPANSION * stored):
+        raise UserError(
+            f"{path}: claims to unpack {stored:,} bytes to {unpacked:,}, more than a picture does; if you "
+            f"trust the file: --max-pixels {unpacked}"
+        )
+
+
 @contextlib.contextmanager
 def reading(path: str | Path, kind: str) -> Iterator[None]:
     """Turn whatever a library raises on a bad file into one UserError that names the file."""
@@ -177,10 +187,10 @@ def reading(path: str | Path, kind: str) -> Iterator[None]:
         raise UserError(f"{path}: too large for the memory of this computer") from error
     except OSError as error:
         # Pillow raises OSError without errno for damaged pictures.
-        why = error.strerror or f"damaged or not {kind}: {error}"
+        why = error.strerror or f"damaged or not {kind}: {printable(str(error))}"
         raise UserError(f"{path}: cannot be read: {why}") from error
     except Exception as error:
-        detail = str(error).strip() or type(error).__name__
+        detail = printable(str(error).strip()) or type(error).__name__
         raise UserError(f"{path}: cannot be read: damaged or not {kind}: {detail}") from error
 
 

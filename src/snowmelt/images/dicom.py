@@ -25,7 +25,16 @@ from numpy.typing import NDArray
 
 from snowmelt.errors import UserError, printable
 from snowmelt.images import jpegs
-from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, check_pixels, reading, writing
+from snowmelt.images.base import (
+    MAX_PIXELS,
+    Array,
+    Image,
+    Layout,
+    check_bytes,
+    check_pixels,
+    reading,
+    writing,
+)
 from snowmelt.limits import EXPANSION
 
 Words = NDArray[np.unsignedinteger[Any]]
@@ -122,6 +131,7 @@ class DicomImage(Image):
             max_pixels = max(max_pixels, size * EXPANSION // self.layout.dtype.itemsize)
         pixels = self._frames * self.layout.height * self.layout.width
         check_pixels(self.path, pixels, max_pixels)
+        check_bytes(self.path, self._frames * self._frame_size, size, max_pixels)
 
     def read_rows(self, plane: int, start: int, stop: int) -> Array:
         """Rows ``start:stop`` of a frame as (stop - start, W, channels): stored values, not rescaled."""
@@ -344,7 +354,7 @@ class DicomImage(Image):
             self._check_decoder(meta)
         header = pydicom.dcmread(self.path, stop_before_pixels=True)
         if "Rows" not in header:
-            modality = printable(str(header.get("Modality", "unknown")))
+            modality = header.get("Modality", "unknown")
             raise self._refusal(f"holds no picture (modality {modality})")
         return header
 
@@ -385,7 +395,7 @@ class DicomImage(Image):
             colour = "RGB"
         if colour not in _COLOURS:
             raise self._refusal(
-                f"has the colours {printable(colour)}; expected {', '.join(_COLOURS)}; export it as RGB"
+                f"has the colours {colour}; expected {', '.join(_COLOURS)}; export it as RGB"
             )
         if samples != _COLOURS[colour]:
             raise ValueError(f"{samples} samples a pixel for {colour}")
@@ -408,7 +418,7 @@ class DicomImage(Image):
             letters = letters[:-1] + "S"
         free = letters[: len(known) - len(picture)]
         if letters != free + picture or set(free) & set(picture) or not letters.isalpha():
-            raise self._refusal(f"a DICOM picture has the axes {known}, not {printable(given)}")
+            raise self._refusal(f"a DICOM picture has the axes {known}, not {given}")
         return letters
 
     def _check_range(self, target: Path, pixels: Array) -> None:
@@ -421,7 +431,7 @@ class DicomImage(Image):
             )
 
     def _refusal(self, why: str) -> UserError:
-        return UserError(f"{self.path}: {why}")
+        return UserError(f"{self.path}: {printable(why)}")
 
 
 def _pydicom(path: Path) -> Any:

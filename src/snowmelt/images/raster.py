@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -21,7 +22,16 @@ from numpy.typing import NDArray
 
 from snowmelt.errors import UserError
 from snowmelt.images import jpegs
-from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, check_pixels, reading, writing
+from snowmelt.images.base import (
+    MAX_PIXELS,
+    Array,
+    Image,
+    Layout,
+    check_bytes,
+    check_pixels,
+    reading,
+    writing,
+)
 from snowmelt.images.ifd import Reader
 from snowmelt.images.jpegs import jpeg_size as jpeg_size
 from snowmelt.images.palette import Palette, packed
@@ -32,6 +42,7 @@ Chunks = list[tuple[bytes, bytes]]
 PNG_LEVEL = 2
 JPEG_QUALITY = 95
 WEBP_QUALITY = 95
+_IDAT = 2**20
 # Bytes that deflate makes of one, at most: 258 of two bits.
 _DEFLATE_MOST = 1032
 # A chunk of nothing has 12 bytes, but 150 in this process. Of the 8 KiB that libpng writes, 8 GiB.
@@ -53,8 +64,11 @@ class RasterImage(Image):
         self.path = Path(path)
         self._decoded: Array | None = None
         with reading(self.path, self.kind):
-            self.layout = self._header(self.path.read_bytes())
+            data = self.path.read_bytes()
+            self.layout = self._header(data)
         check_pixels(self.path, self.layout.height * self.layout.width, max_pixels)
+        unpacked = math.prod(self.layout.shape) * self.layout.dtype.itemsize
+        check_bytes(self.path, unpacked, len(data), max_pixels)
         known = self.layout.axes
         if axes is not None and axes.upper() not in (known, known.replace("S", "C")):
             raise UserError(f"{path}: a {self.kind} file has the axes {known}, not {axes}")
@@ -119,6 +133,11 @@ def picture_layout(
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6
 _PNG_CHANNELS = {GREY: 1, RGB: 3, PALETTE: 3, GREY_ALPHA: 2, RGB_ALPHA: 4}
+# First row and column, and steps down and across, of the passes of an interlaced picture (PNG 8.2).
+_ADAM7 = (
+    *((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4)),
+    *((2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)),
+)
 _PNG_SAMPLES = _PNG_CHANNELS | {PALETTE: 1}
 _PNG_DEPTHS = {GREY: (1, 2, 4, 8, 16), PALETTE: (1, 2, 4, 8)}
 
@@ -139,6 +158,7 @@ class PngImage(RasterImage):
             self._check_animation(chunks)
         header = struct.unpack(">IIBBBBB", found[b"IHDR"])
         width, height, self._depth, self._colour, *methods = header
+        self._interlaced = methods[2] == 1
         if methods not in ([0, 0, 0], [0, 0, 1]):  # else libpng prints a warning
             raise ValueError(f"unknown methods {methods} of compression, filtering, interlacing")
         if self._colour not in _PNG_CHANNELS:
@@ -169,23 +189,65 @@ class PngImage(RasterImage):
         return 255 // (2**self._depth - 1) if self._depth < 8 else 1
 
     def _decode(self, data: bytes) -> Array:
-        import imagecodecs
-
-        # Pillow cuts 16-bit colour to 8 bits, and libpng applies palette and transparency. So the decoder
-        # sees nothing but pixels, and palette indices as if they were greys.
-        chunks = [
-            (name, body) for name, body in _png_chunks(data) if name in (b"IHDR", b"IDAT", b"IEND")
-        ]
-        self._check_length(sum(len(body) for name, body in chunks if name == b"IDAT"))
-        colour = GREY if self._colour == PALETTE else self._colour
-        header = chunks[0][1]
-        chunks[0] = (b"IHDR", header[:9] + bytes([colour]) + header[10:])
-        levels = np.asarray(imagecodecs.png_decode(_png(chunks)) // self._step)
+        packed = b"".join(body for name, body in _png_chunks(data) if name == b"IDAT")
+        self._check_length(len(packed))
+        if self._interlaced:
+            levels = self._deinterlaced(packed)
+        else:
+            levels = self._decoded_pass(self.layout.height, self.layout.width, packed)
         return levels if self._palette is None else self._palette.checked(levels)
 
+    def _decoded_pass(self, height: int, width: int, packed: bytes) -> Array:
+        """Levels of a picture that is not interlaced, (H, W) or (H, W, channels).
+
+        Pillow cuts 16-bit colour to 8 bits, and libpng applies palette and transparency. So the decoder sees
+        nothing but pixels, and palette indices as if they were greys.
+        """
+        import imagecodecs
+
+        colour = GREY if self._colour == PALETTE else self._colour
+        header = struct.pack(">IIBBBBB", width, height, self._depth, colour, 0, 0, 0)
+        # libpng refuses a single chunk that is longer than pixels ought to be.
+        parts = (packed[place : place + _IDAT] for place in range(0, len(packed), _IDAT))
+        chunks = [(b"IHDR", header), *((b"IDAT", part) for part in parts), (b"IEND", b"")]
+        return np.asarray(imagecodecs.png_decode(_png(chunks)) // self._step)
+
+    def _deinterlaced(self, packed: bytes) -> Array:
+        """The seven passes of an interlaced picture, each decoded as one of its own.
+
+        The decoder would print a warning for each interlaced picture.
+        """
+        height, width = self.layout.height, self.layout.width
+        passes = [
+            (part, -(-(height - part[0]) // part[2]), -(-(width - part[1]) // part[3]))
+            for part in _ADAM7
+        ]
+        strides = [self._stride(columns) for _, _, columns in passes]
+        sizes = [
+            rows * stride * (columns > 0)
+            for (_, rows, columns), stride in zip(passes, strides, strict=True)
+        ]
+        stream = zlib.decompressobj()
+        pixels = stream.decompress(packed, sum(sizes) + 1)
+        if len(pixels) != sum(sizes) or not stream.eof:
+            raise ValueError(f"it has not the {sum(sizes):,} bytes that its rows need")
+        channels = _PNG_SAMPLES[self._colour]
+        levels = np.empty((height, width, channels), self.layout.dtype)
+        place = 0
+        for ((top, left, down, across), rows, columns), size in zip(passes, sizes, strict=True):
+            if size:
+                part = zlib.compress(pixels[place : place + size], 0)
+                found = self._decoded_pass(rows, columns, part)
+                levels[top::down, left::across] = found.reshape(rows, columns, channels)
+            place += size
+        return levels
+
+    def _stride(self, width: int) -> int:
+        """Bytes of a row, with the number of its filter."""
+        return 1 + -(-width * self._depth * _PNG_SAMPLES[self._colour] // 8)
+
     def _check_length(self, packed: int) -> None:
-        bits = self._depth * _PNG_SAMPLES[self._colour]
-        needed = self.layout.height * (1 + -(-self.layout.width * bits // 8)) // _DEFLATE_MOST
+        needed = self.layout.height * self._stride(self.layout.width) // _DEFLATE_MOST
         if packed < needed:
             raise ValueError(
                 f"it is cut off: {packed:,} bytes of pixels where {needed:,} are the least"
@@ -302,6 +364,11 @@ class JpegImage(RasterImage):
             )
         if len(frame.sampling) not in (1, 3, 4):
             raise ValueError(f"a JPEG of {len(frame.sampling)} components")
+        if _points_behind(data):
+            self.notes += (
+                "its MakerNote may point to data behind the picture (a preview), which are copied to another "
+                "place",
+            )
         return picture_layout(frame.height, frame.width, len(frame.sampling))
 
     def _decode(self, data: bytes) -> Array:
@@ -314,10 +381,21 @@ class JpegImage(RasterImage):
         progressive = old.frame().marker in jpegs.PROGRESSIVE
         encoded = _jpeg(pixels, progressive=progressive)
         made = jpegs.parse(encoded, until_scan=True)
+        # Metadata that came first stay at their place in the file: a MakerNote may count from its start.
         kept = [part for part in old.segments if _is_kept(part)]
         kept += [part for part in made.segments if not _is_kept(part)]
         picture = encoded[made.end :]
         return jpegs.joined(_relinked(kept, old, len(picture))) + picture + data[old.end :]
+
+
+def _points_behind(data: bytes) -> bool:
+    """Whether a camera's MakerNote and data behind the picture are there, and no index that is corrected."""
+    metadata = jpegs.parse(data, until_scan=True).segments
+    exif = [body for _, body, _ in metadata if body.startswith(b"Exif\0\0")]
+    noted = any(code in body for body in exif for code in (b"\x92\x7c", b"\x7c\x92"))
+    if not noted or any(body.startswith(b"MPF\0") for _, body, _ in metadata):
+        return False
+    return bool(data[jpegs.parse(data).end :].strip(b"\0"))
 
 
 def _is_kept(part: jpegs.Segment) -> bool:

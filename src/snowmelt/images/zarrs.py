@@ -24,7 +24,7 @@ import numpy as np
 
 from snowmelt.errors import UserError, printable
 from snowmelt.images.arrays import ArrayImage, check_size, layout_of, letters_of, offer
-from snowmelt.images.base import MAX_PIXELS, Array, reading, split, writing
+from snowmelt.images.base import MAX_PIXELS, Array, check_bytes, reading, split, writing
 from snowmelt.images.chunks import KNOWN, ChunkedArray, array_of
 from snowmelt.images.slabs import Grid, pour
 from snowmelt.limits import EXPANSION
@@ -32,9 +32,8 @@ from snowmelt.limits import EXPANSION
 _JSON_BYTES = 2**24
 _HEADERS = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
-# What --max-pixels means for chunks: 2**18 of them that nobody has written, each a look into the folder, and
-# 512 MiB in one.
-_PIXELS_OF_A_CHUNK, _BYTES_OF_A_PIXEL = 2**10, 2
+# What --max-pixels means for chunks that nobody has written, of which each is a look into the folder: 2**18.
+_PIXELS_OF_A_CHUNK = 2**10
 _NAMES = ("_FillValue", "missing_value")
 
 
@@ -264,12 +263,7 @@ def _check_chunks(
             f"{path}: claims {chunks:,} chunks, of which at most {files:,} are there; if you trust it: "
             f"--max-pixels {chunks * _PIXELS_OF_A_CHUNK}"
         )
-    size = array.coder.size
-    if size > max(max_pixels * _BYTES_OF_A_PIXEL, EXPANSION * stored):
-        raise UserError(
-            f"{path}: claims chunks of {size:,} bytes, unpacked whole, and holds {stored:,} in all; if "
-            f"you trust it: --max-pixels {size // _BYTES_OF_A_PIXEL}"
-        )
+    check_bytes(path, array.coder.size, stored, max_pixels)
 
 
 def _nodata(node: _Node, dtype: np.dtype[Any]) -> float | None:
