@@ -201,10 +201,10 @@ def _range(
     """Of more than 8 bits, few images use all: what is found says more of them than their type."""
     if given is not None:
         return given[0], given[1]
-    if image.layout.dtype.kind == "u" and image.layout.dtype.itemsize == 1:
-        return 0.0, 255.0
     if image.value_range is not None:
         return float(image.value_range[0]), float(image.value_range[1])
+    if image.layout.dtype.kind == "u" and image.layout.dtype.itemsize == 1:
+        return 0.0, 255.0
     return values if values[0] < values[1] else (values[0], values[0] + 1)
 
 
