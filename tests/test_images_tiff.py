@@ -1,5 +1,6 @@
 """TIFF: tags and pixels survive, bands cost little, and lies are noticed."""
 
+import contextlib
 import io
 import itertools
 import struct
@@ -1321,3 +1322,25 @@ def test_last_strip_that_is_filled_up(tmp_path, method):
     places = Tag(273, 4, struct.pack("<II", place, place + len(parts[0])))
     path.write_bytes(handmade(*tags, (273, places)) + b"".join(parts))
     np.testing.assert_array_equal(read(path), rows[:6])
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        b'{"shape": [200000000, 1, 1], "truncated": true}',
+        b'{"shape": [200000000, 1, 1]}',
+        b"ImageJ=1.11a\nimages=200000000\nslices=200000000\n",
+        b"ImageJ=1.11a\nimages=1\nframes=20000\nslices=10000\n",
+    ],
+)
+def test_planes_that_are_not_there(tmp_path, note):
+    path = tmp_path / "a.tif"
+    tags = ((256, 1), (257, 1), (278, 1), (279, 1), (270, Tag(270, 2, note + b"\0")))
+    path.write_bytes(handmade(*tags))
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(UserError):
+            assert open_image(path).layout.shape == (1, 1)
+        assert tracemalloc.get_traced_memory()[1] < 10**8
+    finally:
+        tracemalloc.stop()
