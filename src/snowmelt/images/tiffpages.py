@@ -131,7 +131,10 @@ def common_page(form: Format, directories: tuple[Directory, ...]) -> Page:
     """The structure that all pages have; UnsupportedError names the first one that is not like the others."""
     first = tiffpage.read_page(form, directories[0])
     colours = [tag for tag in directories[0] if tag.code == tiffpage.COLOUR_MAP]
+    alike = tiffpage.structure(directories[0])
     for number, directory in enumerate(directories[1:], start=2):
+        if tiffpage.structure(directory) == alike:
+            continue
         page = tiffpage.read_page(form, directory)
         if page != first:
             raise UnsupportedError(
