@@ -1,5 +1,6 @@
 """TIFF: tags and pixels survive, bands cost little, and lies are noticed."""
 
+import contextlib
 import io
 import itertools
 import struct
@@ -1238,3 +1239,108 @@ def test_pages_that_are_rows(tmp_path):
     ):
         open_image(path)
     assert open_image(path, axes="ZYX").layout.planes == H
+
+
+def test_pages_that_share_their_exif(tmp_path):
+    path = tmp_path / "a.tif"
+    form = Format("<", False)
+    exif = form.pack((Tag(37386, 5, struct.pack("<II", 50, 1)),), 100, last=True)
+    pages = []
+    for place in (200, 400):
+        values = {
+            256: 4,
+            257: 4,
+            258: 8,
+            259: 1,
+            262: 1,
+            273: 16,
+            277: 1,
+            278: 4,
+            279: 16,
+            34665: 100,
+        }
+        tags = tuple(form.tag(code, [value]) for code, value in values.items())
+        # packed by hand: `pack` would follow the pointer
+        entries = b"".join(struct.pack("<HHI", tag.code, 4, 1) + tag.raw for tag in tags)
+        following = struct.pack("<I", 400 if place == 200 else 0)
+        pages.append((place, struct.pack("<H", len(tags)) + entries + following))
+    content = bytearray(600)
+    for place, data in ((0, form.header(200)), (100, exif), *pages):
+        content[place : place + len(data)] = data
+    path.write_bytes(content)
+    assert open_image(path).layout.shape == (2, 4, 4)
+    with passed(path).open("rb") as file:
+        found = [tag.value for page in Reader(file).chain() for tag in page if tag.code == 34665]
+    assert len(found) == 2
+    assert found[0] == found[1] == (Tag(37386, 5, struct.pack("<II", 50, 1)),)
+
+
+def test_many_makers_notes_are_moved(tmp_path):
+    """To keep thousands of places free would take time without end."""
+    path = tmp_path / "a.tif"
+    form, count, content = Format("<", False), 70, bytearray(16)
+    for number in range(count):
+        note = len(content)
+        content += b"maker%03d!" % number + b"\0"
+        exif = Tag(34665, 4, (Tag(37500, 7, bytes(content[note : note + 9]), note),))
+        values = {256: 4, 257: 4, 258: 8, 259: 1, 262: 1, 273: 0, 277: 1, 278: 4, 279: 16}
+        directory = (*(form.tag(code, [max(1, value)]) for code, value in values.items()), exif)
+        start = len(content)
+        if number == 0:
+            content[:8] = form.header(start)
+        content += form.pack(directory, start, last=number == count - 1)
+        if number < count - 1:  # the next directory stands behind the next note
+            place = start + 2 + 12 * len(directory)
+            content[place : place + 4] = struct.pack("<I", len(content) + 10)
+    path.write_bytes(content)
+    image = open_image(path, axes="ZYX")
+    assert image.layout.planes == count
+    assert "MakerNote" in image.notes[0]
+    with passed(path, axes="ZYX").open("rb") as file:
+        last = list(Reader(file).chain())[-1]
+    assert last[-1].value[0].raw == b"maker069!"
+
+
+def test_micro_manager_is_said_to_lose_its_index(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise((H, W), "u2"), extratags=[(51123, 2, 3, "{}", True)])
+    assert "Micro-Manager" in open_image(path).notes[0]
+
+
+@pytest.mark.parametrize("method", [5, 8, 32773, 50000])
+def test_last_strip_that_is_filled_up(tmp_path, method):
+    """Some programs compress as many rows in the last strip as in the others."""
+    path = tmp_path / "a.tif"
+    rows = noise((8, 4), "u1")
+    names = {5: "lzw", 8: "zlib", 32773: "packbits", 50000: "zstd"}
+    parts = [
+        bytes(getattr(imagecodecs, f"{names[method]}_encode")(half.tobytes()))
+        for half in (rows[:4], rows[4:])
+    ]
+    tags = ((257, 6), (259, method), (279, [len(part) for part in parts]))
+    place = len(handmade(*tags, (273, [70_000] * 2)))
+    places = Tag(273, 4, struct.pack("<II", place, place + len(parts[0])))
+    path.write_bytes(handmade(*tags, (273, places)) + b"".join(parts))
+    np.testing.assert_array_equal(read(path), rows[:6])
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        b'{"shape": [200000000, 1, 1], "truncated": true}',
+        b'{"shape": [200000000, 1, 1]}',
+        b"ImageJ=1.11a\nimages=200000000\nslices=200000000\n",
+        b"ImageJ=1.11a\nimages=1\nframes=20000\nslices=10000\n",
+    ],
+)
+def test_planes_that_are_not_there(tmp_path, note):
+    path = tmp_path / "a.tif"
+    tags = ((256, 1), (257, 1), (278, 1), (279, 1), (270, Tag(270, 2, note + b"\0")))
+    path.write_bytes(handmade(*tags))
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(UserError):
+            assert open_image(path).layout.shape == (1, 1)
+        assert tracemalloc.get_traced_memory()[1] < 10**8
+    finally:
+        tracemalloc.stop()

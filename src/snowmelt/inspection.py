@@ -282,10 +282,10 @@ def _range(
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise UserError(f"value range {low:g} to {high:g}: expected two numbers, black first")
         return float(low), float(high)
-    if _spans_8_bits(image):
-        return 0.0, 255.0
     if image.value_range is not None:
         return float(image.value_range[0]), float(image.value_range[1])
+    if _spans_8_bits(image):
+        return 0.0, 255.0
     return values if values[0] < values[1] else (values[0], values[0] + 1)
 
 

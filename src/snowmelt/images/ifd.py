@@ -157,6 +157,7 @@ class Reader:
             )
         self._budget = self.size + _SHARED
         self._seen: set[int] = set()
+        self._inside: dict[int, Directory] = {}
 
     def chain(self) -> Iterator[Directory]:
         """The directories one after another, as the file links them."""
@@ -189,7 +190,7 @@ class Reader:
         if kind not in _SIZES:
             raise ValueError(f"tag {code} has the unknown type {kind}")
         if code in NESTED:
-            return Tag(code, kind, self._directory(self._pointer(inline))[0])
+            return Tag(code, kind, self._shared(self._pointer(inline)))
         size = count * _SIZES[kind]
         self._budget -= size
         if size > self.size or self._budget < 0:
@@ -199,6 +200,16 @@ class Reader:
         place = self._pointer(inline)
         keeps = code == MAKER_NOTE and place >= _HEADER
         return Tag(code, kind, self._bytes(place, size), place if keeps else 0)
+
+    def _shared(self, place: int) -> Directory:
+        """A directory inside, which several pages may have in common; it counts as often as it is copied."""
+        if place not in self._inside:
+            self._inside[place] = self.directory(place)
+        else:
+            self._budget -= _weight(self._inside[place])
+            if self._budget < 0:
+                raise ValueError(f"too many pages share the directory at byte {place}")
+        return self._inside[place]
 
     def _pointer(self, inline: bytes) -> int:
         return int(struct.unpack(self.format._offset, inline)[0])
@@ -212,3 +223,11 @@ class Reader:
             raise ValueError(f"it ends at byte {self.size}, and byte {offset + size} is needed")
         self._file.seek(offset)
         return self._file.read(size)
+
+
+def _weight(directory: Directory) -> int:
+    """About the bytes that a directory takes."""
+    return sum(
+        20 + (len(tag.raw) if isinstance(tag.value, bytes) else _weight(tag.value))
+        for tag in directory
+    )

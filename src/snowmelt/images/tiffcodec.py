@@ -140,14 +140,12 @@ def _decompressed(method: int, data: bytes, size: int, most: int) -> bytes:
         if method in (tiffpage.DEFLATE, tiffpage.OLD_DEFLATE):
             return _inflated(data, size, most)
         if method == tiffpage.PACKBITS:  # some writers go on to the end of a run
-            return bytes(_codec("packbits_decode")(data, out=size + 128))
+            return bytes(_codec("packbits_decode")(data, out=most + 128))
         if method == tiffpage.LZMA:
             return lzma.LZMADecompressor(memlimit=_LZMA_MEMORY).decompress(data, size)
-        return bytes(
-            _codec({tiffpage.LZW: "lzw_decode", tiffpage.ZSTD: "zstd_decode"}[method])(
-                data, out=size
-            )
-        )
+        if method == tiffpage.ZSTD:
+            return bytes(_codec("zstd_decode")(data, out=most))
+        return bytes(_codec("lzw_decode")(data, out=size))
     except (RuntimeError, ValueError, zlib.error, lzma.LZMAError) as error:
         raise ValueError(_plain(error)) from error
 

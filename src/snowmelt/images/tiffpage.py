@@ -43,6 +43,31 @@ SUB_IFDS, EXTRA_SAMPLES, SAMPLE_FORMAT, JPEG_TABLES = 330, 338, 339, 347
 DEPTH, TILE_DEPTH, PHOTOSHOP_LAYERS, NODATA, LERC_PARAMETERS = 32997, 32998, 37724, 42113, 50674
 YCBCR_TAGS = (529, 530, 531, 532)
 PLACES = (STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES)
+_STRUCTURE = frozenset(
+    (
+        *(
+            WIDTH,
+            LENGTH,
+            BITS,
+            COMPRESSION,
+            PHOTOMETRIC,
+            FILL_ORDER,
+            SAMPLES,
+            ROWS_PER_STRIP,
+            PLANAR,
+        ),
+        *(
+            PREDICTOR,
+            COLOUR_MAP,
+            TILE_WIDTH,
+            TILE_LENGTH,
+            EXTRA_SAMPLES,
+            SAMPLE_FORMAT,
+            DEPTH,
+            TILE_DEPTH,
+        ),
+    )
+)
 
 NONE, CCITT_RLE, CCITT_3, CCITT_4, LZW, OLD_JPEG, JPEG, DEFLATE = 1, 2, 3, 4, 5, 6, 7, 8
 OLD_DEFLATE, PACKBITS, JPEG_2000, LERC, LZMA = 32946, 32773, 34712, 34887, 34925
@@ -242,6 +267,11 @@ def read_page(form: Format, directory: Directory) -> Page:
     _check_compression(page)
     _check_colours(page)
     return page
+
+
+def structure(directory: Directory) -> tuple[Tag, ...]:
+    """The tags that `read_page` and `read_palette` look at: where they are equal, so are the pages."""
+    return tuple(tag for tag in directory if tag.code in _STRUCTURE)
 
 
 class _Tags:

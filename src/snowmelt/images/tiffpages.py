@@ -6,11 +6,16 @@ copied.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from snowmelt.images import tiffpage
-from snowmelt.images.ifd import POINTERS, Directory, Format, Reader
+from snowmelt.images.ifd import POINTERS, Directory, Format, Reader, Tag
 from snowmelt.images.tiffpage import Page, UnsupportedError
+
+# A camera writes one MakerNote; the pages of a stack that came out of one need none kept in place.
+_MOST_KEPT = 64
+_MICRO_MANAGER = 51123
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,36 @@ def sorted_out(reader: Reader) -> Pages:
         raise UnsupportedError("holds Photoshop layers, which would stay noisy; save it flattened")
     left_out = sum(full) + sum(_reduced_inside(reader, page) for page in pages)
     kept, pointers = zip(*map(_without_pointers, pages), strict=True)
+    notes = _notes(left_out, sorted(set().union(*pointers)))
+    if any(tag.code == _MICRO_MANAGER for tag in kept[0]):
+        notes += ("Micro-Manager's index of places in the file left out",)
+    if len({tag.place for page in kept for tag in in_place(page)}) > _MOST_KEPT:
+        kept = tuple(tuple(map(released, page)) for page in kept)
+        notes += (
+            "cameras' own records (MakerNote) moved; what they say of places in the file no longer holds",
+        )
     masks = _unless_all([tiffpage.is_mask(form, each) for each in kept])
     written = tuple((page, not mask) for page, mask in zip(kept, masks, strict=True))
     for page, image in written:
         if not image:
             _check_copied(reader, page)
-    notes = _notes(left_out, sorted(set().union(*pointers)))
     return Pages(tuple(page for page, image in written if image), written, notes)
+
+
+def in_place(directory: Directory) -> Iterator[Tag]:
+    """The tags whose content has to keep its place."""
+    for tag in directory:
+        if isinstance(tag.value, tuple):
+            yield from in_place(tag.value)
+        elif tag.place:
+            yield tag
+
+
+def released(tag: Tag) -> Tag:
+    """A tag that may lie anywhere."""
+    if isinstance(tag.value, tuple):
+        return replace(tag, value=tuple(map(released, tag.value)))
+    return replace(tag, place=0)
 
 
 def _unless_all(marks: list[bool]) -> list[bool]:
@@ -103,7 +131,10 @@ def common_page(form: Format, directories: tuple[Directory, ...]) -> Page:
     """The structure that all pages have; UnsupportedError names the first one that is not like the others."""
     first = tiffpage.read_page(form, directories[0])
     colours = [tag for tag in directories[0] if tag.code == tiffpage.COLOUR_MAP]
+    alike = tiffpage.structure(directories[0])
     for number, directory in enumerate(directories[1:], start=2):
+        if tiffpage.structure(directory) == alike:
+            continue
         page = tiffpage.read_page(form, directory)
         if page != first:
             raise UnsupportedError(

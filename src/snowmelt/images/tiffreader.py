@@ -127,6 +127,7 @@ def located(
     # ImageJ describes a large stack by its first page; the other planes just follow.
     virtual = math.prod(leading) > 1 and held.size == 1 and page.plain
     if virtual:
+        _check_following(page, math.prod(leading), size)
         held = np.arange(math.prod(leading))
     if math.prod(leading) != held.size:
         raise UnsupportedError(
@@ -143,6 +144,15 @@ def located(
     stored = Stored(form, page, directories, layout, sheets, offsets, counts, virtual)
     _check_complete(stored, size)
     return stored
+
+
+def _check_following(page: Page, planes: int, size: int) -> None:
+    """Lists of planes are as long as the notes say: first they must be there."""
+    needed = planes * page.image_height * page.row_bytes
+    if needed > size:
+        raise ValueError(
+            f"it is cut off: {planes:,} planes need {needed:,} bytes, and it has {size:,}"
+        )
 
 
 def _places(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
@@ -20,6 +20,7 @@ from snowmelt.images.base import Array
 from snowmelt.images.ifd import Directory, Format, Tag
 from snowmelt.images.tiffaxes import packed_chain
 from snowmelt.images.tiffpage import Page, strips
+from snowmelt.images.tiffpages import in_place, released
 
 _CLASSIC_END = 2**32
 _HEADER = 16
@@ -200,7 +201,7 @@ class Writer:
         new += [form.tag(codes[0], self._offsets[sheets]), form.tag(codes[1], self._counts[sheets])]
         kept = [tag for tag in directory if tag.code not in gone]
         if self._plan.virtual:
-            kept = [_released(tag) for tag in kept]
+            kept = [released(tag) for tag in kept]
         if page.samples != self._plan.was.samples:
             kept = [_with_samples(tag, page.samples) for tag in kept]
         return tuple(sorted([*kept, *new], key=lambda tag: tag.code))
@@ -231,20 +232,7 @@ def _moved(form: Format, directory: Directory, offsets: list[int], counts: list[
 
 def _fixed(chain: tuple[tuple[Directory, bool], ...]) -> Iterator[tuple[int, bytes]]:
     """What has to keep its place: (place, bytes)."""
-    waiting = [directory for directory, _ in chain]
-    while waiting:
-        for tag in waiting.pop():
-            if isinstance(tag.value, tuple):
-                waiting.append(tag.value)
-            elif tag.place >= _HEADER:
-                yield tag.place, tag.value
-
-
-def _released(tag: Tag) -> Tag:
-    """A tag that may lie anywhere."""
-    if isinstance(tag.value, tuple):
-        return replace(tag, value=tuple(_released(inner) for inner in tag.value))
-    return replace(tag, place=0)
+    return ((tag.place, tag.raw) for directory, _ in chain for tag in in_place(directory))
 
 
 def _clear_of(
