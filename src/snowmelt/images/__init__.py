@@ -23,8 +23,8 @@ from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, reading, spli
 # One line a format (or family). Where the signatures of several are found in a file that is named like none
 # of them, the first counts: DICOM's 128 bytes before its mark may begin like a TIFF.
 _MODULES = (
-    "dicom",
     "raster",
+    "dicom",
     "tiff",
     "bmp",
     "gif",
@@ -181,10 +181,10 @@ def _format(path: str | Path) -> type[Image]:
 def _recognised(path: Path, head: bytes) -> type[Image] | None:
     """By content. Where that fits several formats, or none but may be anything, the suffix counts."""
     suffix = path.suffix.lower()
-    if suffix in refused.RAW_SUFFIXES:  # most are TIFFs, of which only a preview would be read
-        return None
     named = _BY_SUFFIX.get(suffix)
     found = [format for format in FORMATS if format.recognises(head)]
+    if suffix in UNREAD and found[:1] == [tiff.TiffImage]:
+        return None  # cameras and microscopes write TIFFs of which only a preview would be read
     if named in found:
         return named
     if not found and named is not None and named.unsigned and not refused.remedy(head, ""):

@@ -132,8 +132,10 @@ class FitsImage(ArrayImage):
                 pour(bands, self._raw(file), self._grid, target.parent)
             self._reader = None
             if {"DATASUM", "CHECKSUM"} & set(self._unit.cards):
-                with part.open("r+b") as again:
-                    _set_checksums(again, self._unit)
+                with self.path.open("rb") as old, part.open("r+b") as new:
+                    before, after = _sum_of_data(old, self._unit), _sum_of_data(new, self._unit)
+                    if before != after:
+                        _set_checksums(new, self._unit, after)
 
     def _open(self) -> Boxes:
         return self._raw(FileIO(self.path, "r"))
@@ -228,12 +230,16 @@ def _names(images: list[Unit]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(unit.number) for unit in images]
 
 
-def _set_checksums(file: BinaryIO, unit: Unit) -> None:
-    """Set DATASUM and CHECKSUM, where there are such cards, to what the new data add up to."""
+def _sum_of_data(file: BinaryIO, unit: Unit) -> int:
     file.seek(unit.data)
     total = 0
     for _ in range((unit.end - unit.data) // _BLOCK):
         total = _sum(file.read(_BLOCK).ljust(_BLOCK, b"\0"), total)
+    return total
+
+
+def _set_checksums(file: BinaryIO, unit: Unit, total: int) -> None:
+    """Set DATASUM and CHECKSUM, where there are such cards, to what the new data add up to."""
     file.seek(unit.start)
     head = bytearray(file.read(unit.data - unit.start))
     for place in range(0, len(head), _CARD):

@@ -20,12 +20,11 @@ _MOVIE = "a movie; extract its frames first: ffmpeg -i movie frames/%05d.png"
 _PACKED = "compressed as a whole; unpack it first"
 _ARRAYS = "arrays of a kind that is not read; save them as NPY, HDF5 or TIFF"
 
-# RAW by suffix: most are TIFFs whose first page is a preview.
+# Known by suffix: most are TIFFs whose first page is a preview.
 _RAWS = (
     ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw "
     ".rw2 .rwl .sr2 .srf .srw .x3f"
 )
-RAW_SUFFIXES = frozenset(_RAWS.split())
 UNREAD = {
     suffix: remedy
     for remedy, suffixes in {
