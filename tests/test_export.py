@@ -397,6 +397,16 @@ def test_too_much_work_is_refused():
         footprint.check(graph(*nodes, weights=weights), CHANNELS, 8 * 127, 1)
 
 
+def test_residual_blocks_are_no_chain_of_pointwise_operators():
+    """The sum of a block goes two ways, so that a network may have any number of them."""
+    nodes = [("Conv", ["image", "kernel"], {}), ("Add", ["image", "1"], {})]
+    for block in range(1, 150):
+        nodes += [("Conv", [str(2 * block), "kernel"], {})]
+        nodes += [("Add", [str(2 * block), str(2 * block + 1)], {})]
+    weights = {"kernel": np.zeros((3, 3, 1, 1), np.float32)}
+    footprint.check(graph(*nodes, weights=weights), CHANNELS, 0, 1)
+
+
 def test_too_many_operators_are_refused(monkeypatch):
     monkeypatch.setattr(footprint, "MAX_NODES", 1)
     with pytest.raises(UserError, match=r"2 operators, .*; expected at most 1"):
