@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import onnx
 import onnx.reference
@@ -10,6 +12,11 @@ from snowmelt import footprint, onnxfile, processor
 from snowmelt.errors import UserError
 from snowmelt.export import to_onnx
 
+NEAREST = {
+    "mode": "nearest",
+    "nearest_mode": "floor",
+    "coordinate_transformation_mode": "asymmetric",
+}
 CHANNELS = {"image": 3, "noise_level": 1, "denoised": 3}
 
 
@@ -175,7 +182,7 @@ def test_other_operations_are_named(function, module, words):
 # Graphs that a hostile file could hold
 
 
-def graph(*nodes, weights=None):
+def graph(*nodes, weights=None, opset=17):
     """A parsed model of nodes (operator, inputs, settings); each makes "1", "2" ... , the last "denoised"."""
     names = [str(index + 1) for index in range(len(nodes) - 1)] + ["denoised"]
     made = [
@@ -183,7 +190,7 @@ def graph(*nodes, weights=None):
         for (op_type, inputs, settings), name in zip(nodes, names, strict=True)
     ]
     value = onnxfile.Value("image", 1, ("", 3, "", "")), onnxfile.Value("denoised", 1, ("",))
-    return onnxfile.Model({}, weights or {}, tuple(made), value[:1], value[1:], {"": 17}, "")
+    return onnxfile.Model({}, weights or {}, tuple(made), value[:1], value[1:], {"": opset}, "")
 
 
 @pytest.mark.parametrize(
@@ -231,11 +238,50 @@ def graph(*nodes, weights=None):
         ([("Pad", ["image", "w"], {"mode": "edge"})], "height and width alone"),
         ([("Resize", ["image", "", "w"], {"mode": "linear"})], "expected nearest"),
         ([("Constant", [], {"value": np.float32(1)})], "not the size|value is"),
+        ([("Constant", [], {}), ("Relu", ["image"], {})], "it has no value"),
+        ([("Relu", ["image", "image"], {})], "it has 2 inputs, which ONNX does not allow"),
+        ([("Conv", ["image", "kernel", "", ""], {})], "it has 4 inputs"),
+        ([("Add", ["image", "deep"], {})], r"numbers of shape \(1, 1, 1, 1, 1\) do not fit"),
+        ([("Div", ["image", "zero"], {})], "it divides by zero"),
+        ([("Div", ["zero", "image"], {})], None),
+        ([("Cast", ["half"], {"to": 1})] * 2 + [("Relu", ["image"], {})], "cast more than once"),
+        ([("AveragePool", ["image"], {})], "it has no kernel_shape"),
+        (
+            [("AveragePool", ["image"], {"kernel_shape": [3, 3], "dilations": [1, 1]})],
+            "dilations, which ONNX allows from operator set 19 on",
+        ),
+        (
+            [("MaxPool", ["image"], {"kernel_shape": [1, 1], "dilations": [2, 2]})],
+            "its dilations are not 1",
+        ),
+        (
+            [("MaxPool", ["image"], {"kernel_shape": [2, 2], "pads": [2, 2, 0, 0]})],
+            r"pads \[2, 0\]; expected less than the window's 2",
+        ),
+        (
+            [("ConvTranspose", ["image", "kernel"], {"output_padding": [1, 1]})],
+            "output_padding is 1; expected less than stride or dilation",
+        ),
+        (
+            [("Resize", ["image"], {})],
+            "it has 1 inputs",
+        ),
+        ([("Resize", ["image", "", "whole"], NEAREST)], "factors of int64"),
+        ([("Resize", ["image", "w", "factors"], NEAREST)], "or a region"),
+        ([("SpaceToDepth", ["image"], {})], "blocksize is 0"),
+        (
+            [("Relu", ["image"], {})] + [("Relu", [str(i)], {}) for i in range(1, 101)],
+            "100 pointwise",
+        ),
     ],
 )
 def test_hostile_graphs_are_refused(nodes, words):
     weights = {
         "w": np.zeros((2, 2), np.float32),
+        "deep": np.zeros((1, 1, 1, 1, 1), np.float32),
+        "zero": np.zeros(1, np.float32),
+        "whole": np.int64([1, 1, 1, 1]),
+        "factors": np.float32([1, 1, 1, 1]),
         "half": np.zeros((3, 3, 1, 1), np.float16),
         "kernel": np.zeros((3, 3, 1, 1), np.float32),
         "bias": np.zeros(3, np.float16),
@@ -248,6 +294,117 @@ def test_hostile_graphs_are_refused(nodes, words):
         return
     with pytest.raises(UserError, match=words):
         footprint.check(model, CHANNELS, 4000, 2)
+
+
+def test_parts_are_counted_from_operator_set_18_on():
+    for opset, settings, words in (
+        (17, {}, None),
+        (18, {"num_outputs": 1}, None),
+        (18, {}, "expected 1 even parts"),
+        (18, {"num_outputs": 3}, "expected 1 even parts"),
+        (17, {"num_outputs": 1}, "unexpected settings"),
+    ):
+        model = graph(("Split", ["image"], {"axis": 1, **settings}), opset=opset)
+        if words is None:
+            footprint.check(model, CHANNELS, 0, 1)
+            continue
+        with pytest.raises(UserError, match=words):
+            footprint.check(model, CHANNELS, 0, 1)
+
+
+def test_dilations_of_an_average_from_operator_set_19_on():
+    model = graph(
+        ("AveragePool", ["image"], {"kernel_shape": [1, 1], "dilations": [1, 1]}), opset=19
+    )
+    footprint.check(model, CHANNELS, 0, 1)
+
+
+def test_what_a_file_says_of_tensors_inside_has_to_be_so():
+    model = graph(("Relu", ["image"], {}), ("Relu", ["1"], {}))
+    for value, words in (
+        (onnxfile.Value("1", 1, ("N", 3, "H", "W")), None),
+        (onnxfile.Value("1", 1, ("N", 4, "H", "W")), r"it is 1 and \('batch', 3, 'H', 'W'\)"),
+        (onnxfile.Value("1", 1, ("N", 3, "H")), "is said to be"),
+        (onnxfile.Value("1", 10, ("N", 3, "H", "W")), "data type 10"),
+        (onnxfile.Value("2", 1, ("N", 3, "H", "W")), "which nothing makes"),
+    ):
+        stated = dataclasses.replace(model, stated=(value,))
+        if words is None:
+            footprint.check(stated, CHANNELS, 0, 1)
+            continue
+        with pytest.raises(UserError, match=words):
+            footprint.check(stated, CHANNELS, 0, 1)
+
+
+def test_memory_and_work_follow_from_the_graph():
+    kernels = {
+        "wide": np.zeros((64, 3, 3, 3), np.float32), "narrow": np.zeros((3, 64, 3, 3), np.float32)
+    }  # fmt: skip
+    same = {"pads": [1] * 4}
+    convolutions = ("Conv", ["image", "wide"], same), ("Conv", ["1", "narrow"], same)
+    model = graph(*convolutions, weights=kernels)
+    needs = footprint.check(model, CHANNELS, 2, 1)
+    assert needs.bytes(30, 20) == 4 * 30 * 20 * (64 + 3)
+    assert needs.work(30, 20) == 30 * 20 * 2 * 9 * 64 * 3
+    down = {"strides": [2, 2], "kernel_shape": [2, 2]}
+    pool = graph(("MaxPool", ["image"], down), ("Resize", ["1", "", "x"], NEAREST),
+                 weights={"x": np.float32([1, 1, 2, 2])})  # fmt: skip
+    needs = footprint.check(pool, CHANNELS, 1, 2)
+    assert needs.bytes(30, 20) == 4 * 30 * 20 * 3 * 1.25
+    assert needs.work(30, 20) == 30 * 20 * 3 * (1 + footprint.POOLING)
+
+
+def padded(times):
+    """A graph of a small image in wide borders, which are cut off at the end."""
+    pads = ("Constant", [], {"value": np.int64([0, 0, 256, 256, 0, 0, 256, 256])})
+    nodes = [pads, ("Pad", ["image", "1"], {"mode": "edge"})]
+    nodes += [("Pad", [str(index), "1"], {"mode": "edge"}) for index in range(2, times + 1)]
+    nodes += [("Conv", [str(times + 1), "kernel"], {"dilations": [256, 256]})]
+    nodes += [("Conv", [str(index), "kernel"], {"dilations": [256, 256]})
+              for index in range(times + 2, 2 * times + 1)]  # fmt: skip
+    return graph(*nodes, weights={"kernel": np.ones((3, 3, 3, 3), np.float32)})
+
+
+def test_borders_count_as_memory():
+    needs = footprint.check(padded(1), CHANNELS, 256, 1)
+    assert needs.bytes(10, 20) == 4 * 3 * (10 * 20 + (10 + 512) * (20 + 512))
+    with pytest.raises(UserError, match=r"smallest tile, 8193 x 8193 .* takes 6.* GB of memory"):
+        footprint.check(padded(16), CHANNELS, 4096, 1)
+
+
+def test_branches_that_wait_for_each_other_count_together():
+    """Whether a file's order or the runtime's makes them wait."""
+    kernels = {
+        "wide": np.zeros((64, 3, 1, 1), np.float32), "narrow": np.zeros((3, 64, 1, 1), np.float32)
+    }  # fmt: skip
+    wide = [("Conv", ["image", "wide"], {})] * 20
+    narrow = [("Conv", [str(index), "narrow"], {}) for index in range(1, 21)]
+    last = [("Concat", [str(index) for index in range(21, 41)], {"axis": 1})]
+    last += [("Conv", ["41", "last"], {})]
+    weights = kernels | {"last": np.zeros((3, 60, 1, 1), np.float32)}
+    needs = footprint.check(graph(*wide, *narrow, *last, weights=weights), CHANNELS, 0, 1)
+    assert 20 * 64 <= needs.bytes(10, 10) / 400 <= 21 * 64
+
+
+def test_too_much_work_is_refused():
+    weights = {"kernel": np.zeros((3, 3, 1, 1), np.float32)}
+    nodes = [("MaxPool", ["image"], {"kernel_shape": [255, 255], "pads": [127] * 4})]
+    nodes += [("MaxPool", [str(index)], {"kernel_shape": [255, 255], "pads": [127] * 4})
+              for index in range(1, 8)]  # fmt: skip
+    with pytest.raises(
+        UserError, match=r"takes 12 million products a pixel; .* at most 10 million"
+    ):
+        footprint.check(graph(*nodes, weights=weights), CHANNELS, 8 * 127, 1)
+
+
+def test_residual_blocks_are_no_chain_of_pointwise_operators():
+    """The sum of a block goes two ways, so that a network may have any number of them."""
+    nodes = [("Conv", ["image", "kernel"], {}), ("Add", ["image", "1"], {})]
+    for block in range(1, 150):
+        nodes += [("Conv", [str(2 * block), "kernel"], {})]
+        nodes += [("Add", [str(2 * block), str(2 * block + 1)], {})]
+    weights = {"kernel": np.zeros((3, 3, 1, 1), np.float32)}
+    footprint.check(graph(*nodes, weights=weights), CHANNELS, 0, 1)
 
 
 def test_too_many_operators_are_refused(monkeypatch):

@@ -114,6 +114,52 @@ def test_a_network_that_is_told_the_noise_level(tmp_path, monkeypatch):
     assert torch.equal(again.convolution.weight, made.convolution.weight)
 
 
+def test_an_input_that_nothing_uses(tmp_path, monkeypatch):
+    """A runtime drops it, and is given it all the same."""
+    monkeypatch.setitem(models.MODELS, "conditioned", Conditioned)
+    monkeypatch.setattr(modelfile, "ARCHITECTURES", ("recipe-cnn", "conditioned"))
+    with torch.random.fork_rng():
+        made = Conditioned()
+    modelfile.write(tmp_path / "m.onnx", made, modelfile.make_header(made))
+
+    def unused(message):
+        message["graph"]["node"] = [
+            {"op_type": "Identity", "input": ["image"], "output": ["denoised"]}
+        ]
+        message["graph"]["initializer"] = []
+
+    alter(tmp_path / "m.onnx", unused)
+    refused(tmp_path / "m.onnx", "its input 'noise_level' takes no part in the result")
+
+
+def test_layers_in_8_bits_are_convolutions_of_their_own_weights(tmp_path):
+    made = models.UNet([4, 8], [1, 1]).eval()
+    target = tmp_path / "m.onnx"
+    for half in (False, True):
+        header = modelfile.make_header(made, int8={"downs.0": [-1.0, 1.0]})
+        modelfile.write(target, made, header, half=half)
+        alter_header(target, int8={"downs.1": [-1.0, 1.0]})
+        refused(target, "'downs.1', a layer without weights")
+    modelfile.write(target, made, header)
+
+    def rename(message):
+        for node in message["graph"]["node"]:
+            node["input"] = [name.replace("/downs.0/", "/x/") for name in node["input"]]
+            node["output"] = [name.replace("/downs.0/", "/x/") for name in node["output"]]
+
+    alter(target, rename)
+    refused(target, "'downs.0', which is no convolution")
+
+
+def test_weights_beyond_float16_are_not_halved(tmp_path):
+    made = network()
+    with torch.no_grad():
+        made.layers[1].bias[0] = 70_000
+    with pytest.raises(UserError, match=r"layers.1.bias reaches 7e\+04; float16 ends at 65504"):
+        modelfile.write(tmp_path / "m.onnx", made, modelfile.make_header(made), half=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_weights_in_float16(tmp_path):
     """They come back rounded, in float32, in half the room; what is written is compared with these."""
     made = network(widths=[32, 32])
@@ -421,6 +467,22 @@ def test_a_newer_format(path):
         ({"value_range": [1, 0]}, "value_range is .*the lower one first"),
         ({"value_range": [0, 1e308]}, "value_range"),
         ({"value_range": [0, 10**400]}, "value_range"),
+        ({"value_range": [-9e299, 9e299]}, "value_range is .* neither over 1e"),
+        ({"value_range": [1000, 1000.001]}, "too close to each other for float32"),
+        ({"value_range": [0, 1e-35]}, "value_range"),
+        ({"told": 25}, "told is 25; expected noise such as gaussian:25"),
+        ({"told": "gaussian:1e300"}, "told is 'gaussian:1e300'"),
+        ({"told": "gaussian:2551"}, "a level up to 10 times the range"),
+        ({"told": "poisson:1e-300"}, "told is"),
+        ({"told": "gaussian:0-55"}, "told is"),
+        ({"told": "gaussian:\x1b[31m"}, r"told is 'gaussian:\\x1b"),
+        ({"told": "camera:2000:1:0.5:2:95"}, "told is"),
+        ({"int8": {"layers.0": [0, 1e30]}}, "int8 is"),
+        ({"int8": {"layers.0": [0, 1e-40]}}, "int8 is"),
+        ({"int8": {"layers.0": [1, 2]}}, "int8 is"),
+        ({"int8": {"layers.9": [0, 1]}}, "'layers.9', a layer without weights"),
+        ({"config": {"widths": [1] * 1001}}, "config is .* at most 1000 in a list"),
+        ({"config": {"blocks": [10**9, 1]}}, "config is .* 1000 blocks"),
         ({"value_range": [0]}, "value_range"),
         ({"value_range": [False, True]}, "value_range"),
         ({"value_range": "01"}, "value_range"),
@@ -451,6 +513,8 @@ def test_headers_that_are_refused(path, fields, words):
         ('{"format": 1, "format": 1}', "there twice"),
         ('{"format": NaN}', "NaN is not a JSON number"),
         ('{"format": 1, "reach": -Infinity}', "not a JSON number"),
+        ('{"format": 1, "scores": [{"value": 1e999}]}', "the number '1e999' is too large"),
+        ('{"format": 1, "name": "\\ud800"}', "surrogates not allowed"),
         ("[" * 100_000, "not JSON"),
         ("1" * 5000, "not JSON"),
         (" " * 1_000_001, "over 1,000,000"),
@@ -522,6 +586,8 @@ def _two_outputs(message):
         (lambda m: _node(m, op_type="If"), "operator 'If'"),
         (lambda m: _node(m, domain="ai.onnx"), "operator 'ai.onnx.Conv'"),
         (lambda m: m.update(ir_version=-1), "not an ONNX file"),
+        (lambda m: m.update(ir_version=2), r"file version \(IR\) 2; expected 3 to 14"),
+        (lambda m: m.update(ir_version=2**40), r"file version \(IR\) 1099511627776"),
         (lambda m: _node(m, domain="com.microsoft"), "operator 'com.microsoft.Conv'"),
         (lambda m: m["opset_import"].append({"domain": "x", "version": 1}), "operator set 'x'"),
         (lambda m: m.update(opset_import=[{"domain": "", "version": 99}]), "version 99"),

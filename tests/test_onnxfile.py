@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import pytest
@@ -6,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from snowmelt import onnxfile
 from snowmelt.errors import UserError
 
+Change = Callable[[onnx.ModelProto], None]
 WEIGHTS = np.arange(18, dtype=np.float32).reshape(2, 1, 3, 3)
 
 
@@ -126,6 +129,29 @@ def test_foreign_files_are_refused():
     refused(b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "bytes follow")
 
 
+def _attribute_of(value: object) -> Change:
+    def add(model: onnx.ModelProto) -> None:
+        model.graph.node[0].attribute.append(helper.make_attribute("more", value))
+
+    return add
+
+
+def _not_finite(model: onnx.ModelProto) -> None:
+    weights = WEIGHTS.copy()
+    weights[0, 0, 0, :2] = np.nan, np.inf
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "weights"))
+
+
+def _half_not_finite(model: onnx.ModelProto) -> None:
+    half = np.float16([1, np.inf])
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(half, "weights"))
+
+
+def _no_numbers(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].dims[:] = [2**62, 0]
+    model.graph.initializer[0].raw_data = b""
+
+
 def _external(model: onnx.ModelProto) -> None:
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")
@@ -229,6 +255,15 @@ def _metadata_twice(model: onnx.ModelProto) -> None:
         (_sequence, "sequence_type"),
         (_too_few_bytes, "needs 72 bytes, but has 4"),
         (_huge_shape, "impossible shape"),
+        (_no_numbers, r"impossible shape \[4611686018427387904, 0\]"),
+        (_not_finite, "2 of 18 numbers of the weights 'weights' are not finite"),
+        (_half_not_finite, "1 of 2 numbers of the weights 'weights' are not finite"),
+        (_attribute_of(float("nan")), "1 of 1 numbers of 'more' of 'denoised' are not finite"),
+        (_attribute_of([0.5, -np.inf]), "1 of 2 numbers of 'more' of 'denoised'"),
+        (
+            _attribute_of(numpy_helper.from_array(np.float32([np.nan]))),
+            "1 of 1 numbers of 'more' of 'denoised' are not finite",
+        ),
         (_negative_shape, "impossible shape"),
         (_many_axes, "impossible shape"),
         (_of_double, "data type 11; expected float32"),

@@ -236,7 +236,8 @@ class OpenVino:
 
     def _pixel_bytes(self, model: ModelFile) -> int:
         """Bytes for a pixel, were each number one byte."""
-        header, side = model.header, 4 * model.header.multiple
+        header = model.header
+        side = max(tiles.smallest_tile(header.reach, header.multiple), 4 * header.multiple)
         channels = [header.channels, 1][: len(header.inputs)]
         graph = self._reshaped([(1, count, side, side) for count in channels])
         largest = max(math.prod(shape) for shape in _shapes(graph) if len(shape) == 4)

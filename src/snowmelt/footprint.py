@@ -10,6 +10,7 @@ width are gone through one after the other.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,9 +26,10 @@ from snowmelt.onnxfile import DATA_TYPES, Model, Node, Value, short
 # products a pixel. OpenVINO compiles 2,000 convolutions in 3 to 5 s; a chain of pointwise operators takes it
 # a time that grows with the square of its length (500: 4 to 10 s, 100: 0.3 s).
 MAX_NODES = 2_000  # Operators, and tensors that they make; four times as many inputs.
-MAX_CHAIN = 100  # Pointwise operators in a row.
+MAX_CHAIN = 100  # Pointwise operators in a row, each result used by the next alone.
 MAX_BYTES = 800_000_000  # Of memory for the smallest tile, in float32.
-MAX_WORK = 20_000_000  # Products, sums and comparisons a pixel of the smallest tile.
+MAX_WORK = 10_000_000  # Products, sums and comparisons a pixel of the smallest tile.
+POOLING = 8  # Times as long as a product, measured: 0.8 against 6 to 12 thousand million a second.
 MAX_CHANNELS = 65_536
 MAX_SIDE = 256  # Of a kernel, in pixels; of strides, dilations and pads too.
 NUMBER_TYPES = {name: number for number, name in DATA_TYPES.items()}
@@ -426,10 +428,13 @@ def _check_size(model: Model) -> None:
 
 
 def _check_chains(model: Model) -> None:
+    """Chains of what OpenVINO tries to fuse: each result is used by the next operator alone."""
+    uses = Counter(name for node in model.nodes for name in node.inputs)
     lengths: dict[str, int] = {}
     for node in model.nodes:
         if node.op_type in POINTWISE:
-            length = 1 + max((lengths.get(name, 0) for name in node.inputs), default=0)
+            before = [lengths.get(name, 0) for name in node.inputs if uses[name] == 1]
+            length = 1 + max(before, default=0)
             lengths.update(dict.fromkeys(node.outputs, length))
             if length > MAX_CHAIN:
                 raise UserError(f"more than {MAX_CHAIN} pointwise operators follow one another")
@@ -544,7 +549,7 @@ def _work(
     if node.op_type == "ConvTranspose" and isinstance(weights, np.ndarray):
         return result + sizes[node.inputs[0]] * (weights.size / len(weights))
     if node.op_type in ("MaxPool", "AveragePool"):
-        return result * math.prod(node.attributes["kernel_shape"])
+        return result * POOLING * math.prod(node.attributes["kernel_shape"])
     return result
 
 

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         if not options.json:
             print(text if index == 0 else f"\n{text}", flush=True)
     if options.json:
-        print(json.dumps(results, indent=1, ensure_ascii=False))
+        print(json.dumps(results, indent=1))  # In ASCII: names in it must not steer a terminal.
     return DONE if len(results) == len(files) else FAILED
 
 
