@@ -138,6 +138,16 @@ def test_noise_is_measured_as_a_line_for_training():
     assert 255 * line.floor[0] ** 0.5 == pytest.approx(15, rel=0.1)
 
 
+def test_the_level_is_hardly_more_than_the_flattest_blocks_have(monkeypatch):
+    noisy = noise.Gaussian(20 / 255)(np.full((96, 96), 0.5), np.random.default_rng(0))
+    curve = diagnosis.measure_curve(diagnosis.as_plane(noisy), (-np.inf, np.inf))
+    for level, expected in ((0.05, 0.055), (0.2, curve.sigma)):
+        spectrum = diagnosis.Spectrum(level, 0.0, 0.0, 1.0)
+        monkeypatch.setattr(diagnosis, "measure_spectrum", lambda *_, found=spectrum: found)
+        line = levels.of_pixels(noisy[..., None], 0, 1)
+        assert line.at(0.5) == pytest.approx(expected)
+
+
 def test_fine_texture_is_not_measured_as_noise():
     # Patches of unequal strength, neighbours alike: what gravel or foliage look like.
     random = np.random.default_rng(0)

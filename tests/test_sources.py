@@ -254,6 +254,21 @@ def test_shifts_are_found_under_noise(shift: tuple[int, int], sigma: float) -> N
     assert find_shift(noisy[y, x], moved[y, x]) == shift
 
 
+def test_pictures_that_have_nothing_in_common_are_not_shifted() -> None:
+    """Their highest peak is somewhere, as chance has it."""
+    for seed in range(5):
+        one, other = (random_pictures(96, 96, seed=n).astype(float) for n in (seed, seed + 50))
+        assert find_shift(one, other) is None
+
+
+def test_a_shift_counts_only_where_it_is_clearly_stronger_than_none() -> None:
+    """Two shifts at once: peaks are about as their shares."""
+    clean = texture(128, 128)
+    moved = np.roll(clean, (5, 7), (0, 1))
+    for share, found in ((0.515, None), (0.6, (5, 7))):
+        assert find_shift(clean, share * moved + (1 - share) * clean) == found
+
+
 def test_no_false_alarm_and_no_miss_on_real_pairs() -> None:
     """Cameras (PolyU) and microscopes (FMD); the same pairs with the clean one moved by a pixel."""
     folder = data_folder()
