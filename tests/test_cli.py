@@ -39,7 +39,7 @@ def test_training_prints_the_table_and_the_verdict(
         "clipped",
     ):
         assert word in lines
-    assert "the network: worse than doing nothing" in lines  # after two epochs
+    assert "the network: worse than the noisy input by" in lines  # after two epochs
     assert (tmp_path / "run" / "scores.json").exists()
 
 

@@ -84,7 +84,7 @@ def compare(
     Images are a list of arrays (H, W), with ``channel_axis`` of one more axis; or a list of files; or one
     path of a folder, a stack or a pattern such as ``scans/*_noisy.png``. Lists belong together by position,
     files in folders by name. Give noisy and clean images; or clean ones and ``add_noise``; or, without a
-    reference, two noisy exposures of each scene; or noisy images alone, which allow the least.
+    reference, two noisy exposures of each scene; or noisy images alone, which allow the fewest conclusions.
 
     Args:
         models: Name of a bundled model, path of a model file, `Denoiser`, or function of a float32 array
@@ -108,7 +108,6 @@ def compare(
         >>> results.verdicts[0].outcome
         'better'
     """
-
     given = {"noisy": noisy, "noisy_too": noisy_too, "clean": clean}
     given = {name: each for name, each in given.items() if each is not None}
     if (*given, *(("add_noise",) if add_noise else ())) not in WAYS:

@@ -24,7 +24,7 @@ Score denoisers on images, compared with the noisy input, tuned classical filter
   --noisy DIR --clean DIR            pairs of files of equal names, or two stacks
   --clean DIR --noise gaussian:25    clean images with added noise, by the published protocol
   --noisy DIR --noisy-too DIR        no reference, but two noisy exposures of each scene
-  --noisy DIR                        no reference, noisy images alone: the least can be concluded
+  --noisy DIR                        no reference, noisy images alone: the fewest conclusions
   --results A B                      results saved earlier by -o, in one table where they are comparable
 
 DIR is a folder, a file, or a pattern such as 'scans/*_real.jpg', whose star stands for the image's name."""
