@@ -2,8 +2,7 @@
 
 Its files lie beside the bundled models, one for grey and one for colour; `levelnet` defines and trains the
 network. What it finds is a `Curve`: the noise level at a few brightnesses, those that give the best denoised
-image by its training. A level that would change nothing that can be seen is zero, so that images without
-noise come back bit for bit.
+image by its training.
 
 Units: everything here is in parts of the range from black to white.
 """
@@ -32,7 +31,7 @@ KNOTS = 8  # brightnesses of a curve: (k / 7) squared, closer to each other in t
 BLUR, BLUR_REACH = 2.0, 6  # of the local brightness: standard deviation and radius in pixels
 SHORTEST = 32  # side of the smallest image that is measured, in pixels
 PADDED = 80  # smaller images are mirrored to this side
-# Below this mean level there is nothing to be gained; see docs/experiments.
+# Below this typical level, in parts of the range that is used, there is nothing to be gained.
 CLEAN = 0.8 / 255
 
 
@@ -54,6 +53,11 @@ class Curve:
     def is_zero(self) -> bool:
         """Whether there is no noise to be removed."""
         return not any(self.levels)
+
+    @property
+    def faintest(self) -> float:
+        """The least typical level that can be seen."""
+        return CLEAN * (self.white - self.black)
 
     def at(self, brightness: Picture | float) -> Picture:
         """Levels at brightnesses of any shape."""
@@ -79,15 +83,15 @@ def estimate(pieces: Picture, *, deep: bool = False) -> Curve:
         return NOTHING
     shown = np.clip((pieces - np.float32(black)) / np.float32(white - black), -0.25, 1.25)
     levels = _network(pieces.shape[3])(np.moveaxis(_padded(shown), 3, 1))
-    if not np.isfinite(levels).all() or _typical(levels, shown) < CLEAN:
+    if not np.isfinite(levels).all():
         return NOTHING
     return Curve(tuple(float(each) * (white - black) for each in levels), black, white)
 
 
-def _typical(levels: NDArray[np.float32], pieces: Picture) -> float:
-    """The mean level over the pixels, as the root of the mean square."""
-    found = Curve(tuple(map(float, levels))).at(pieces.mean(3))
-    return math.sqrt(float(np.square(found, dtype=np.float64).mean()))
+def typical(curves: Sequence[Curve], pieces: Picture) -> float:
+    """The root mean square level over all pixels of pieces (N, h, w, C); see `combined`."""
+    squares = [np.square(combined(curves, piece), dtype=np.float64).mean() for piece in pieces]
+    return math.sqrt(float(np.mean(squares)))
 
 
 def _used(pieces: Picture) -> tuple[float, float]:

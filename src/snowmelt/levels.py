@@ -143,10 +143,12 @@ class Estimated:
         curves: Of each group that goes through the network together, its first channel and its curves: one
             for all its channels, or one for each.
         typical: Of each group, the root mean square of its level over the pixels that were looked at.
+        faint: The largest typical level of groups whose noise is too faint to be seen, and remains.
     """
 
     curves: dict[int, tuple[estimator.Curve, ...]]
     typical: dict[int, float]
+    faint: float = 0.0
     reach = BLUR_REACH
 
     @property
@@ -167,7 +169,8 @@ class Estimated:
 
     def __str__(self) -> str:
         if all(self.is_zero(slice(first, None)) for first in self.curves):
-            return "no noise found; unchanged (--sigma LEVEL denoises it all the same)"
+            level = f"{255 * self.faint:.2g}" if self.faint else "LEVEL"
+            return f"no noise found; unchanged (--sigma {level} denoises it all the same)"
         found = ", ".join(f"{255 * level:.2g}" for level in self.typical.values())
         several = "s" if len(self.typical) > 1 else ""
         return f"estimated noise level{several} {found} on a 0–255 scale"
@@ -256,8 +259,8 @@ def estimate(
 ) -> Estimated:
     """Estimate the level of an image on pieces that are spread over the plane in the middle.
 
-    It is zero where denoising would change nothing that can be seen, so that a clean image is unchanged; and
-    for images with a side below 32 pixels, which show too little.
+    It is zero where the noise is too faint to be seen, so that a clean image is unchanged; and for images
+    with a side below 32 pixels, which show too little.
 
     Args:
         image: Whose level it is.
@@ -280,9 +283,16 @@ def estimate(
         return Estimated(nothing, dict.fromkeys(nothing, 0.0))
     deep = layout.dtype.itemsize > 1
     pieces = scaled(sample(image), low, high, nodata)
-    curves = {group.start: _curves(pieces[..., group], deep) for group in groups}
-    typical = {group.start: _typical(curves[group.start], pieces[..., group]) for group in groups}
-    return Estimated(curves, typical)
+    curves: dict[int, tuple[estimator.Curve, ...]] = {}
+    typical: dict[int, float] = {}
+    faint = 0.0
+    for group in groups:
+        found = _curves(pieces[..., group], deep)
+        level = estimator.typical(found, pieces[..., group])
+        if level < max(curve.faintest for curve in found):
+            found, level, faint = (estimator.NOTHING,), 0.0, max(faint, level)
+        curves[group.start], typical[group.start] = found, level
+    return Estimated(curves, typical, faint)
 
 
 def _curves(pieces: Picture, deep: bool) -> tuple[estimator.Curve, ...]:
@@ -290,11 +300,6 @@ def _curves(pieces: Picture, deep: bool) -> tuple[estimator.Curve, ...]:
         return (estimator.estimate(pieces, deep=deep),)
     channels = np.split(pieces, pieces.shape[3], axis=3)
     return tuple(estimator.estimate(channel, deep=deep) for channel in channels)
-
-
-def _typical(curves: tuple[estimator.Curve, ...], pieces: Picture) -> float:
-    squares = [np.square(estimator.combined(curves, piece)).mean() for piece in pieces]
-    return math.sqrt(float(np.mean(squares)))
 
 
 def scaled(pieces: Array, low: float, high: float, nodata: float | None = None) -> Picture:
