@@ -334,8 +334,14 @@ def test_an_error_leaves_nothing(tmp_path):
         yield image.read_rows(0, 0, 3)
         raise KeyboardInterrupt
 
+    def failing():
+        yield image.read_rows(0, 0, 3)
+        raise ZeroDivisionError
+
     with pytest.raises(KeyboardInterrupt):
         image.write_like(tmp_path / "b.dcm", stopping())
+    with pytest.raises(ZeroDivisionError):
+        image.write_like(tmp_path / "b.dcm", failing())
     with pytest.raises(UserError, match="end the name in"):
         image.write_like(tmp_path / "b.png", bands(image))
     with pytest.raises(UserError, match="cannot be written"):

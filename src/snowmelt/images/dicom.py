@@ -143,7 +143,8 @@ class DicomImage(Image):
         with reading(self.path, "DICOM"):
             dataset = self._read()
             pixels = bytearray(self._stored)
-            self._insert(target, pixels, bands)
+        self._insert(target, pixels, bands)  # what fails in the bands is no fault of this file
+        with reading(self.path, "DICOM"):
             if _is_swapped(dataset):
                 pixels = bytearray(_swapped(pixels))
             if self._syntax not in _PLAIN:
