@@ -45,7 +45,7 @@ Pixels: TypeAlias = NDArray[np.uint8]
 LOW, SPAN = -0.5, 2.0  # stored values: int16 over this range
 FLOOR = 2e-6  # added to a mean squared error: 57 dB
 GUESS = 1.0  # weight of the level's distance from that of white noise
-HARM = 1.0  # weight of what is worse than the noisy image, beside the loss itself
+HARM = 2.0  # weight of what is worse than the noisy image, beside the loss itself
 
 
 def buffers(ring: Path, channels: int, mode: Any) -> tuple[Stored, Stored]:
