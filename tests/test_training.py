@@ -549,3 +549,21 @@ def test_wrong_data_leave_no_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         train(small(tmp_path / "none.h5"), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_setback_after_a_resume_goes_back_to_where_it_resumed(
+    pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    train(small(pairs_file, epochs=1), folder, quiet=True)
+    before, calls, usual = rows(folder), 0, Run.loss
+
+    def loss(self: Run, batch: Batch) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return usual(self, batch) * (float("nan") if calls == 1 else 1)
+
+    monkeypatch.setattr(Run, "loss", loss)
+    assert resume(folder, epochs=2, quiet=True)
+    assert rows(folder)[:1] == before  # not trained anew from the first step
+    assert len(rows(folder)) == 2

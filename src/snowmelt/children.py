@@ -53,7 +53,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from snowmelt import limits
-from snowmelt.errors import UserError
+from snowmelt.errors import UserError, printable
 
 Buffer = (
     bytes | bytearray | memoryview
@@ -170,14 +170,15 @@ class _Child:
             except BaseException:
                 self.stop()  # the rest of the answer would be taken for that to the next request
                 raise
-        kind = answer.get("error")
-        if kind == "system":
-            raise OSError(*answer["value"])
+        kind, value = answer.get("error"), answer.get("value")
+        if kind == "user":
+            raise UserError(value)
         if kind == "memory":
             raise ChildError(f"decoding it takes more than {request['memory'] >> 20} MiB of memory")
-        if kind is not None:
-            raise (UserError if kind == "user" else ValueError)(answer["value"])
-        return answer["value"], data
+        if kind is not None:  # what libraries say may quote the file
+            said = [printable(each) if isinstance(each, str) else each for each in value]
+            raise (OSError if kind == "system" else ValueError)(*said)
+        return value, data
 
     def start(self) -> None:
         with self._lock:
@@ -324,7 +325,7 @@ def _answer(
         text = os.strerror(error.errno) if error.errno else str(error)
         return {"error": "system", "value": [error.errno, text] if error.errno else [text]}, b""
     except Exception as error:
-        return {"error": "value", "value": str(error) or type(error).__name__}, b""
+        return {"error": "value", "value": [str(error) or type(error).__name__]}, b""
     finally:
         missed.clear()
 

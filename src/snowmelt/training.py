@@ -349,6 +349,7 @@ class Run:
     def go(self) -> bool:
         """Run to the end, or to Ctrl-C; returns whether it came to the end."""
         state = self.state
+        self._good = self._before = state.content()  # of a resumed run, where it resumes
         if self.leads and self.recipe.pictures.tensorboard:
             self.board = board.TensorBoard(self.folder, after=state.step // self.samples.steps)
         if state.step == 0 and self.leads:
