@@ -57,6 +57,8 @@ def test_integers(tmp_path, rng, kind, bits, channels):
     path = tmp_path / f"a.{kind}"
     path.write_bytes(encode(kind, pixels, bits))
     image = open_image(path)
+    # This encoder calls all that is deeper than 8 bits linear.
+    assert image.notes == ((codecs.OTHER_SPACE,) if kind == "jxl" and bits > 8 else ())
     assert image.layout.alpha == (channels in (2, 4))
     assert image.value_range == (None if bits in (8, 16) else (0, 2**bits - 1))
     array = read(path)
@@ -75,6 +77,7 @@ def test_jpeg_xl_of_floats(tmp_path, rng, dtype):
     path = tmp_path / "a.jxl"
     path.write_bytes(bytes(imagecodecs.jpegxl_encode(pixels, lossless=True)))
     array = read(path)
+    assert open_image(path).notes == ()
     assert array.dtype == dtype
     np.testing.assert_array_equal(array, pixels)
     np.testing.assert_array_equal(decode(rewritten(path, array[::-1])), array[::-1])
@@ -130,6 +133,7 @@ def test_avif_keeps_its_colour_space(tmp_path, rng):
             imagecodecs.avif_encode(pixels, level=100, bitspersample=10, primaries=9, transfer=16)
         )
     )
+    assert open_image(path).notes == (codecs.OTHER_SPACE,)
     new = items.read(rewritten(path, 1023 - pixels).read_bytes())
     (space,) = [box.content for _, box in new.image.properties if box.name == b"colr"]
     assert struct.unpack_from(">4sHH", space) == (b"nclx", 9, 16)
@@ -168,13 +172,36 @@ def test_headers_of_jpeg_xl(size, bits):
             assert len(head.extra) == (channels in (2, 4))
 
 
+@pytest.mark.parametrize(
+    ("space", "numbers"),
+    [("1", (0,)), ("00001010001011010", (0, 1, 1, 8)), ("000010011001001011010", (0, 1, 11, 8))],
+    ids=["sRGB", "linear", "linear P3"],
+)
+@pytest.mark.parametrize(("dtype", "bits"), [("uint16", 16), ("uint16", 10), ("float32", None)])
+def test_jpeg_xl_keeps_its_colour_space(tmp_path, rng, space, numbers, dtype, bits):
+    pixels = (rng.random((H, W, 3)) * (2 ** (bits or 0)) * 0.99).astype(dtype)
+    encoded = bytes(imagecodecs.jpegxl_encode(pixels, lossless=True, bitspersample=bits))
+    outer = list(boxes(encoded)) if encoded.startswith(b"\0\0\0\x0c") else [Box(b"jxlc", encoded)]
+    made = [
+        Box(box.name, jpegxl.with_space(box.content, space) if box.name == b"jxlc" else box.content)
+        for box in outer
+    ]
+    path = tmp_path / "a.jxl"
+    path.write_bytes(packed(made) if len(made) > 1 else made[0].content)
+    np.testing.assert_array_equal(decode(path), pixels)
+    assert open_image(path)._head.space == numbers
+    new = rewritten(path, pixels[::-1])
+    np.testing.assert_array_equal(decode(new), pixels[::-1])
+    assert open_image(new)._head.space == numbers
+
+
 def test_colours_that_the_encoder_cannot_write_are_said_before(tmp_path, rng):
     path = tmp_path / "a.jxl"
     pixels = rng.integers(0, 256, (H, W, 3), dtype=np.uint8)
     path.write_bytes(encode("jxl", pixels))
     image = open_image(path)
     image._head = jpegxl.Header(**{**vars(image._head), "space": (0, 1, 11, 13)})  # Display P3
-    with pytest.raises(UserError, match="another space than sRGB"):
+    with pytest.raises(UserError, match="its colour space, such as that of an ICC profile"):
         image.check_target(tmp_path / "out.jxl")
 
 

@@ -14,13 +14,15 @@ import numpy as np
 from snowmelt.errors import UserError
 from snowmelt.images import items
 from snowmelt.images.base import Array, Layout, ftyp_brands
-from snowmelt.images.codecs import CodecImage
+from snowmelt.images.codecs import OTHER_SPACE, CodecImage
 from snowmelt.images.raster import picture_layout
 
 # 6 of 0 to 10: 1 Mpx of a photograph in 1.1 s, 4 % larger than at 4, which takes 4.9 s.
 _SPEED = 6
 _KEPT = (b"colr", b"pasp", b"clap", b"irot", b"imir", b"clli", b"mdcv", b"cclv", b"amve")
 _ALPHA = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0", b"urn:mpeg:hevc:2015:auxid:1\0")
+# CICP (ITU-T H.273): primaries and curves of sRGB and BT.709, or not said.
+_USUAL, _USUAL_CURVES = (None, 1, 2), (None, 1, 2, 6, 13)
 _HIGH, _TWELVE, _MONOCHROME = 0x40, 0x20, 0x10  # in the third byte of av1C
 
 
@@ -47,6 +49,9 @@ class AvifImage(CodecImage):
         if size is None or code is None:
             raise ValueError("it does not say its size, or how it is encoded")
         width, height = struct.unpack_from(">II", size, 4)
+        primaries, transfer = self._space()
+        if not self._has_profile() and not (primaries in _USUAL and transfer in _USUAL_CURVES):
+            self.notes += (OTHER_SPACE,)
         bits = 12 if code[2] & _TWELVE else 10 if code[2] & _HIGH else 8
         self._bits = bits
         if bits > 8:
@@ -59,6 +64,12 @@ class AvifImage(CodecImage):
         return picture_layout(
             height, width, channels, "uint8" if bits == 8 else "uint16", alpha=alpha
         )
+
+    def _has_profile(self) -> bool:
+        kinds = [
+            each.content[:4] for _, each in self._items.image.properties if each.name == b"colr"
+        ]
+        return b"prof" in kinds or b"rICC" in kinds
 
     def _code_of_tiles(self) -> bytes | None:
         """Of an image that is put together from others (grid): they are all encoded alike."""

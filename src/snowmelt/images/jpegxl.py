@@ -1,7 +1,8 @@
 """JPEG XL: a still image, losslessly encoded anew at its own depth, with the old file's EXIF and XMP.
 
-The encoder at hand writes sRGB (floats: linear) alone. So an image of another colour space is read, and says
-so when it shall be written.
+The encoder at hand writes sRGB of 8 bits, and calls all that is deeper linear. Without loss the pixels do not
+depend on the colour space, so the bits that say it are exchanged for those of the old file. An ICC profile,
+which is compressed, cannot come along: such an image is read, and says so when it shall be written.
 
 Source: ISO/IEC 18181-1, annex D (headers) and 18181-2 (boxes).
 """
@@ -16,7 +17,7 @@ import numpy as np
 from snowmelt.errors import UserError
 from snowmelt.images.base import Array, Layout
 from snowmelt.images.boxes import Box, boxes, packed
-from snowmelt.images.codecs import CodecImage
+from snowmelt.images.codecs import OTHER_SPACE, CodecImage
 from snowmelt.images.raster import picture_layout
 
 _CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
@@ -29,13 +30,20 @@ _NOT_METADATA = (b"jbrd", b"jxl")  # compressed in brob
 # 1 to 9: 1 Mpx of a photograph in 0.5 s, 2 % larger than at the usual 5, which takes 1.7 s.
 _EFFORT = 3
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+# Kind of colours, white D65, primaries if there are, curve: colour and grey.
+_SRGB, _LINEAR = ((0,), (1, 1, 13)), ((0, 1, 1, 8), (1, 1, 8))
+_HEAD = 600  # bytes, more than any header without a profile takes
 _ALPHA, _SPOT, _CFA = 0, 2, 5
 _GREY, _XYB, _CUSTOM = 1, 2, 2
 
 
 @dataclass(frozen=True)
 class Header:
-    """Of a codestream; ``space`` are the numbers that say the colours, None an ICC profile."""
+    """Of a codestream; ``space`` are the numbers that say the colours, None an ICC profile.
+
+    ``place`` are the bits behind the signature that say the colours, and where the header ends; None where it
+    is left out or has more than `with_space` knows.
+    """
 
     width: int
     height: int
@@ -46,6 +54,7 @@ class Header:
     animated: bool
     turned: bool
     space: tuple[int, ...] | None
+    place: tuple[int, int, int] | None = None
 
 
 class JpegXlImage(CodecImage):
@@ -57,7 +66,11 @@ class JpegXlImage(CodecImage):
 
     def _header(self, data: bytes) -> Layout:
         self._boxes = _boxes(data)
-        head = read_header(_start_of_stream(data))
+        stream = _start_of_stream(data)
+        head = read_header(stream)
+        self._space = None
+        if head.place and head.space is not None:
+            self._space = _bits_of(stream)[head.place[0] : head.place[1]]
         if head.animated:
             raise UserError(
                 f"{self.path}: an animated JPEG XL; extract its frames first: djxl FILE %d.png"
@@ -70,6 +83,8 @@ class JpegXlImage(CodecImage):
         if head.bits > 16 + 16 * head.floats:
             raise UserError(f"{self.path}: a JPEG XL of {head.bits} bits; up to 16 are read")
         self._head = head
+        if head.space not in (*_SRGB, *_LINEAR * head.floats):
+            self.notes += (OTHER_SPACE,)
         if head.floats:
             dtype = f"float{16 if head.bits <= 16 else 32}"
         else:
@@ -85,19 +100,19 @@ class JpegXlImage(CodecImage):
         super().check_target(target)
         trial = np.zeros((8, 8, self.layout.channels), self.layout.dtype)
         if read_header(_start_of_stream(self._encoded(trial))).space != self._head.space:
-            usual = "linear sRGB" if self._head.floats else "sRGB"
             raise UserError(
-                f"{self.path}: its colours are of another space than {usual}, which cannot be written as "
-                "JPEG XL here; convert it first: djxl FILE FILE.png"
+                f"{self.path}: its colour space, such as that of an ICC profile, cannot be written as JPEG "
+                "XL here; convert it first: djxl FILE FILE.png"
             )
 
     def _decode(self, data: bytes) -> Array:
         return self._decoded_by("jpegxl", data, numthreads=1)
 
     def _encoded(self, pixels: Array) -> bytes:
+        """A codestream, or a container with a level, of the old file's colour space if that can be."""
         import imagecodecs
 
-        return bytes(
+        encoded = bytes(
             imagecodecs.jpegxl_encode(
                 pixels.squeeze(-1) if pixels.shape[2] == 1 else np.ascontiguousarray(pixels),
                 lossless=True,
@@ -105,6 +120,15 @@ class JpegXlImage(CodecImage):
                 bitspersample=None if self._head.floats else self._head.bits,
                 usecontainer=False,
             )
+        )
+        if self._space is None:
+            return encoded
+        found = _boxes(encoded)
+        if not found:
+            return with_space(encoded, self._space)
+        return packed(
+            Box(each.name, with_space(each.content, self._space)) if each.name == b"jxlc" else each
+            for each in found
         )
 
     def _exchanged(self, data: bytes, levels: Array, pixels: Array) -> bytes:
@@ -148,6 +172,7 @@ class _Bits:
 
     def __init__(self, data: bytes) -> None:
         self._number, self._left = int.from_bytes(data, "little"), 8 * len(data)
+        self.place = 0
 
     def take(self, count: int) -> int:
         if count > self._left:
@@ -155,6 +180,7 @@ class _Bits:
         value = self._number & (1 << count) - 1
         self._number >>= count
         self._left -= count
+        self.place += count
         return value
 
     def choice(self, *ways: tuple[int, int]) -> int:
@@ -171,14 +197,16 @@ def read_header(stream: bytes) -> Header:
     """The header of a codestream; ValueError where it is damaged."""
     if not stream.startswith(_CODESTREAM):
         raise ValueError("its codestream does not begin as one")
-    bits = _Bits(stream[2:600])
+    bits = _Bits(stream[2:_HEAD])
     width, height = _size(bits)
     default = bits.take(1)
     orientation, animated, grey, depth = 0, False, False, (8, False)
     extra: tuple[int, ...] = ()
     space: tuple[int, ...] | None = (0,)
+    place = None
     if not default:
-        if bits.take(1):
+        more = bits.take(1)
+        if more:
             orientation = bits.take(3)
             if bits.take(1):
                 _size(bits)
@@ -192,8 +220,39 @@ def read_header(stream: bytes) -> Header:
         count = bits.choice((0, 0), (1, 0), (2, 4), (1, 12))
         extra = tuple(_extra_channel(bits) for _ in range(count))
         bits.take(1)
+        start = bits.place
         grey, space = _space(bits)
-    return Header(width, height, *depth, grey, extra, animated, orientation >= 4, space)
+        middle = bits.place
+        if _ends(bits, tones=bool(more)):
+            place = (start, middle, bits.place)
+    return Header(width, height, *depth, grey, extra, animated, orientation >= 4, space, place)
+
+
+def with_space(stream: bytes, space: str) -> bytes:
+    """A codestream of which other bits say the colours; unchanged if its header has more than is known here.
+
+    The frames begin at the next whole byte, and those without loss do not depend on the colours.
+    """
+    place = read_header(stream).place
+    if place is None:
+        return stream
+    bits = _bits_of(stream)
+    head = bits[: place[0]] + space + bits[place[1] : place[2]]
+    head += "0" * (-len(head) % 8)
+    new = int(head[::-1], 2).to_bytes(len(head) // 8, "little")
+    return stream[:2] + new + stream[2 + -(-place[2] // 8) :]
+
+
+def _bits_of(stream: bytes) -> str:
+    """What stands behind the signature, as the digits 0 and 1, the lowest bit of a byte first."""
+    return "".join(f"{byte:08b}"[::-1] for byte in stream[2:_HEAD])
+
+
+def _ends(bits: _Bits, *, tones: bool) -> bool:
+    """Go on to the end of the header; whether it is reached, without extensions and transforms before it."""
+    if tones and not bits.take(1):
+        bits.take(16 + 16 + 1 + 16)
+    return not bits.take(2) and bool(bits.take(1))
 
 
 def _size(bits: _Bits) -> tuple[int, int]:
@@ -263,7 +322,7 @@ def _space(bits: _Bits) -> tuple[bool, tuple[int, ...] | None]:
             if numbers[-1] == _CUSTOM:
                 numbers += [*_coordinates(bits), *_coordinates(bits), *_coordinates(bits)]
     numbers.append(1000 + bits.take(24) if bits.take(1) else bits.name())  # gamma, or a named curve
-    # How it is meant to be rendered (the last number) says nothing about the colours.
+    bits.name()  # how it is meant to be rendered
     return kind == _GREY, (0,) if numbers == [0, 1, 1, 13] else tuple(numbers)
 
 
