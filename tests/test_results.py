@@ -105,6 +105,7 @@ def test_the_table_is_aligned_and_says_how_it_was_measured():
          r"^ours: worse than the best classical filter, median, by \d\S+ ± 0\.1\d dB"),
         (BASE - 1 + JITTER, "harmful",
          r"^ours: worse than the noisy input by \d\S+ ± 0\.1\d dB: don't use it on"),
+        (BASE, "harmful", r"^ours: no better than the noisy input \(\+0.00 ± 0.00 dB\): don't"),
         (BASE - JITTER.mean() + 0.01 + JITTER, "harmful",
          r"^ours: no better than the noisy input \(\+0.01 .* dB\): don't"),
     ],
