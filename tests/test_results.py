@@ -165,7 +165,7 @@ def test_a_better_bundled_model_is_recommended(base, said):
         assert more[0].outcome == "worse"
 
 
-@pytest.mark.parametrize(("base", "filters"), [(4, True), (-1, False)])
+@pytest.mark.parametrize(("base", "filters"), [(4, True), (-1, False), (0, False)])
 def test_a_bundled_model_worse_than_all_else_is_not_recommended(base, filters):
     bundled = scored("base (bundled)", BUNDLED, BASE + base)
     bad = scored("bad", MODEL, BASE - 3)
