@@ -105,6 +105,7 @@ def test_the_table_is_aligned_and_says_how_it_was_measured():
          r"^ours: worse than the best classical filter, median, by \d\S+ ± 0\.1\d dB"),
         (BASE - 1 + JITTER, "harmful",
          r"^ours: worse than the noisy input by \d\S+ ± 0\.1\d dB: don't use it on"),
+        (BASE, "harmful", r"^ours: no better than the noisy input \(\+0.00 ± 0.00 dB\): don't"),
         (BASE - JITTER.mean() + 0.01 + JITTER, "harmful",
          r"^ours: no better than the noisy input \(\+0.01 .* dB\): don't"),
     ],
@@ -164,7 +165,7 @@ def test_a_better_bundled_model_is_recommended(base, said):
         assert more[0].outcome == "worse"
 
 
-@pytest.mark.parametrize(("base", "filters"), [(4, True), (-1, False)])
+@pytest.mark.parametrize(("base", "filters"), [(4, True), (-1, False), (0, False)])
 def test_a_bundled_model_worse_than_all_else_is_not_recommended(base, filters):
     bundled = scored("base (bundled)", BUNDLED, BASE + base)
     bad = scored("bad", MODEL, BASE - 3)
