@@ -173,14 +173,13 @@ def score(clean: list[Picture], denoised: list[Picture]) -> float:
 def follow(noisy: Picture, model: denoiser.Denoiser) -> tuple[str, Picture]:
     """What `snowmelt inspect` says first to this image, done; and its name."""
     found = diagnosis.diagnose(noisy, (0, 1))
-    chosen = advice.choose_denoising(found, 1)
+    estimated = model.for_channels(1)(noisy, value_range=(0, 1))
+    chosen = advice.choose_denoising(found, automatic=bool((estimated != noisy).any()))
     choice = advice.choose_filter(noisy, found, 1)
     if chosen:
         image = repaired(noisy) if chosen.repair else noisy
-        sigma = chosen.noise or "auto"
-        done = model(image, value_range=(0, 1), sigma=sigma, strength=chosen.strength)
-        told = " told" * (chosen.noise is not None)
-        name = "repair, " * chosen.repair + f"model{told}" * (chosen.strength > 0)
+        done = model(image, value_range=(0, 1), strength=chosen.strength)
+        name = "repair, " * chosen.repair + "model" * (chosen.strength > 0)
         return name, done
     if choice:
         return choice[0], baselines.FILTERS[choice[0]].apply(noisy, choice[1])

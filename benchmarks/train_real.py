@@ -43,9 +43,12 @@ CLEAN_SLOTS = 3000
 Stored: TypeAlias = NDArray[np.int16]
 Pixels: TypeAlias = NDArray[np.uint8]
 LOW, SPAN = -0.5, 2.0  # stored values: int16 over this range
-FLOOR = 2e-6  # added to a mean squared error: 57 dB
-GUESS = 1.0  # weight of the level's distance from that of white noise
-HARM = 2.0  # weight of what is worse than the noisy image, beside the loss itself
+FLOOR = 1.2e-5  # added to a mean squared error: what is better than 49 dB counts little
+GUESS, OTHER = (
+    1.0,
+    0.3,
+)  # weights of the level's distance from a first guess, for white noise and other
+HARM = 0.5  # weight of what is worse than the noisy image, beside the loss itself
 
 
 def buffers(ring: Path, channels: int, mode: Any) -> tuple[Stored, Stored]:
@@ -444,7 +447,8 @@ class Step:
             denoised = self.network(noisy.contiguous(memory_format=torch.channels_last), level)
         count = self.stage.zoo
         zoo = zoo_loss(denoised[:count], batch.noisy, batch.reference)
-        zoo = zoo + GUESS * (guess * whiteness(batch.noisy, batch.reference)).mean()
+        sure = OTHER + (GUESS - OTHER) * whiteness(batch.noisy, batch.reference)
+        zoo = zoo + (guess * sure).mean()
         if not self.stage.known:
             return zoo, nothing
         return zoo, log_error(denoised[count:], batch.known_clean).mean()

@@ -250,41 +250,30 @@ def test_noise_is_named_as_evaluate_reads_it() -> None:
     assert named.peak == pytest.approx(60, rel=PROMISED)
 
 
-@pytest.mark.parametrize("black", [0, 100])
-def test_of_photons_above_a_black_of_their_own_the_model_is_told_nothing(black: int) -> None:
-    counted = black + 60 * Poisson(60)(picture(), rng())
-    found = diagnosis.diagnose(counted, (0, 200))
-    assert found.kind == "poisson"
-    assert found.curve.begins_above() is (black > 0)
-    assert not found.curve.begins_above(black)
-    for low, told in ((0, black == 0), (black, True)):
-        chosen = advice.choose_denoising(found, 200 - low, low)
-        assert chosen is not None
-        assert (chosen.noise is not None) is told
-
-
 def findings(**changes: Any) -> diagnosis.Findings:
     """Gaussian noise of level 20 on a scale of 255, but for some of what was found."""
     return dataclasses.replace(diagnose(Gaussian(20 / 255)(picture(64), rng())), **changes)
 
 
 @pytest.mark.parametrize(
-    ("level", "correlation", "noise"),
+    ("kind", "besides", "automatic", "expected"),
     [
-        (34.9, 0.5, None),
-        (35, 0.5, "gaussian:70"),
-        (40, 0.25, "gaussian:60"),
-        (40, 0, "gaussian:40"),
+        ("gaussian", "gaussian", True, advice.Denoising()),
+        ("correlated", "correlated", True, advice.Denoising()),
+        ("compressed", "compressed", True, advice.Denoising()),
+        ("clean", "clean", False, None),
+        ("unclear", "unclear", False, None),
+        ("stripes", "clean", False, advice.Denoising(repair=True)),
+        ("impulse", "gaussian", True, advice.Denoising(repair=True)),
+        ("impulse", "clean", True, advice.Denoising(repair=True, strength=0.0)),
+        ("impulse", "gaussian", False, advice.Denoising(repair=True, strength=0.0)),
     ],
 )
-def test_strong_correlated_noise_is_removed_at_a_higher_level(
-    level: float, correlation: float, noise: str | None
+def test_the_bundled_model_is_advised_where_the_automatic_level_is_above_zero(
+    kind: str, besides: str, automatic: bool, expected: advice.Denoising | None
 ) -> None:
-    """1 + 2 x correlation times its own; weaker noise is left to a filter."""
-    spectrum = diagnosis.Spectrum(level, correlation, correlation / 2, 1.0)
-    found = findings(kind="correlated", besides="correlated", sigma=level, spectrum=spectrum)
-    chosen = advice.choose_denoising(found, 255)
-    assert (chosen and chosen.noise) == noise
+    found = findings(kind=kind, besides=besides)
+    assert advice.choose_denoising(found, automatic=automatic) == expected
 
 
 @pytest.mark.parametrize(("level", "removed"), [(10, 0.7), (20, 0.8)])

@@ -490,7 +490,7 @@ def clean(scene: Scene, rng: Generator) -> Sample:
 
 Acquisition: TypeAlias = Callable[[Scene, Generator], Sample]
 COLOUR: Sequence[tuple[float, Acquisition]] = (
-    (0.26, clean), (0.35, camera), (0.15, generic), (0.2, white), (0.04, grain),
+    (0.2, clean), (0.42, camera), (0.15, generic), (0.19, white), (0.04, grain),
 )  # fmt: skip
 GREY: Sequence[tuple[float, Acquisition]] = (
     (0.17, clean), (0.15, camera), (0.27, microscope), (0.14, generic), (0.24, white), (0.03, grain),

@@ -98,8 +98,9 @@ ADVICE: Mapping[str, Advice] = {
         (PAIRS, DENOISE),
     ),
     "correlated": Advice(
-        f"Denoisers for white noise take it for detail, and keep it. {BLIND_SPOT} Train on pairs with this "
-        "same noise, or avoid what causes it: demosaicing, sharpening, resizing, compression.",
+        "Denoisers that are given its standard deviation take it for detail, and keep it; the automatic "
+        f"noise level is higher. {BLIND_SPOT} Train on pairs with this same noise, or avoid what causes it: "
+        "demosaicing, sharpening, resizing, compression.",
         (Choice(15, "nlm", removes=0.7), Choice(35, "nlm", removes=0.8), Choice(ANY, "tv", 4.5)),
         (PAIRS, DENOISE, EXPOSURES),
     ),
@@ -146,38 +147,24 @@ def _that_removes(amount: float, filter_: Filter, image: NDArray[Any], level: fl
 
 @dataclass(frozen=True)
 class Denoising:
-    """How the bundled model is best used: the noise it is conditioned on (None: automatic), whether pixels
-    and lines are repaired first, and its strength."""
+    """How the bundled model is best used: whether pixels and lines are repaired first, and its strength."""
 
-    noise: str | None = None
     repair: bool = False
     strength: float = 1.0
 
 
-CONDITIONED = ("gaussian", "poisson", "poisson-gaussian")  # the bundled model was trained for these
-STRONG = 35  # on a 0–255 scale; against weaker correlated noise a filter is better
-# Correlated noise is best removed at the level of white noise 1 + BROAD * correlation times as strong.
-BROAD = 2.0
-
-
-def choose_denoising(found: Findings, span: float, low: float = 0.0) -> Denoising | None:
+def choose_denoising(found: Findings, *, automatic: bool) -> Denoising | None:
     """How to use the bundled model; None where it is better not used.
 
-    ``low`` is the value of black, ``span`` from there to white.
+    Args:
+        found: What was measured.
+        automatic: Whether the automatic noise level is above zero.
     """
-    if found.kind == "stripes":  # the noise level is measured better once they are removed
+    if found.kind == "stripes":  # the noise level is estimated better once they are removed
         return Denoising(repair=True)
     repair = found.kind == "impulse"
-    if found.besides in CONDITIONED:
-        # ``--noise`` cannot express a black offset, but the automatic noise level includes it.
-        offset = found.besides != "gaussian" and found.curve.begins_above(low)
-        return Denoising(None if offset else _name(found.besides, found, span, low), repair)
-    if found.besides in ("dependent", "unclear"):
+    if automatic and not (repair and found.besides == "clean"):
         return Denoising(repair=repair)
-    level = 255 * found.sigma / span
-    if found.kind == "correlated" and level >= STRONG:
-        correlation = max(found.spectrum.down, found.spectrum.across)
-        return Denoising(f"gaussian:{_plain(level * (1 + BROAD * correlation))}")
     return Denoising(repair=True, strength=0.0) if repair else None
 
 

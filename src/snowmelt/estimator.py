@@ -31,8 +31,8 @@ KNOTS = 8  # brightnesses of a curve: (k / 7) squared, closer to each other in t
 BLUR, BLUR_REACH = 2.0, 6  # of the local brightness: standard deviation and radius in pixels
 SHORTEST = 32  # side of the smallest image that is measured, in pixels
 PADDED = 80  # smaller images are mirrored to this side
-# Below this typical level, in parts of the range that is used, there is nothing to be gained.
-CLEAN = 0.8 / 255
+# Below this typical level, in parts of the range that is used, noise is not seen.
+CLEAN = 1 / 255  # one step of 8 bits
 
 
 @dataclass(frozen=True)

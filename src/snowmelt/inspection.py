@@ -397,20 +397,14 @@ def _impulses(found: Findings) -> str:
 
 def _bundled(seen: Inspection) -> list[str]:
     """The command for the bundled model, if there is one and it is any good against such noise."""
-    chosen = choose_denoising(seen.worst, seen.span, seen.value_range[0])
+    chosen = choose_denoising(seen.worst, automatic=seen.automatic.most > 0)
     if chosen is None or not zoo.shipped():
         return []
     words = ["snowmelt denoise", shlex.quote(seen.path) + seen.flags]
     words += ["--repair"] if chosen.repair else []
     if chosen.strength == 0:
         return [" ".join([*words, "--strength 0  # repairs lost pixels and shifted lines only"])]
-    # Each channel of a colour image has its own noise level, unless all get one.
-    noise = chosen.noise if len(seen.found) == 1 or seen.kind == "correlated" else None
-    words += [f"--noise {noise}"] if noise else []
-    how = "at this noise level" if noise else "noise level estimated automatically"
-    if noise and seen.kind == "correlated":
-        how = "at a higher noise level, because the noise is correlated"
-    return [f"{' '.join(words)}  # bundled model, {how}"]
+    return [" ".join([*words, "# bundled model, noise level estimated automatically"])]
 
 
 def _plain(found: Findings) -> dict[str, Any]:
