@@ -121,6 +121,8 @@ def test_missing_data_is_no_lost_pixel_and_stays() -> None:
         path, nodata = Path("a.tif"), -32768.0
         layout = images.base.Layout(noisy.shape, "YX", noisy.dtype)
 
+        def __init__(self) -> None: ...
+
         def read_rows(self, plane: int, start: int, stop: int) -> NDArray[Any]:
             del plane
             return noisy[start:stop, :, None]

@@ -18,17 +18,17 @@ import operator
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from snowmelt import engines, levels, modelfile, outliers, tiles, zoo
+from snowmelt import engines, levels, modelfile, outliers, tiles, trials, zoo
 from snowmelt.errors import UserError, nearest, printable
 from snowmelt.estimator import SHORTEST
 from snowmelt.images.base import Array, Image, Layout
@@ -659,8 +659,12 @@ class _Run:
         return _doubt(pixels, self.level, scale)
 
     def _find_level(self, noise: levels.Noise) -> levels.Level:
-        low, high = self._scale.low, self._scale.high
-        level = levels.find(noise, self._image, low, high, self._groups, self._nodata)
+        ends = self._scale.low, self._scale.high
+        level: levels.Level
+        if _is_auto(noise):
+            level = automatic_level(self._image, *ends, self._groups, self._nodata)
+        else:
+            level = levels.find(noise, self._image, *ends)
         self._groups = [group for group in self._groups if not level.is_zero(group)]
         return level
 
@@ -786,6 +790,36 @@ def check_level(given: levels.Noise) -> None:
             f"a noise level of {np.max(given):g} times the range from black to white: expected at most "
             f"{LARGEST_LEVEL:g} times; is it in other units than the image, or the range too narrow?"
         )
+
+
+def automatic_level(
+    image: Image,
+    low: float,
+    high: float,
+    groups: Sequence[slice] | None = None,
+    nodata: float | None = None,
+) -> levels.Estimated:
+    """The noise level that is used where none is given: `levels.estimate`, and for colours `trials` too.
+
+    Takes what `levels.estimate` takes.
+    """
+    found = levels.estimate(image, low, high, groups, nodata)
+    faint = found.typical.get(0, 1.0) < trials.WEAKEST
+    if not faint or image.layout.channels - image.layout.alpha != 3 or len(found.typical) != 1:
+        return found
+    pieces = levels.scaled(levels.sample(image), low, high, nodata)
+    camera = trials.camera_level(np.concatenate(pieces), _trial)
+    return found if camera <= found.typical[0] else levels.Estimated.constant(camera)
+
+
+def _trial(picture: trials.Picture, level: float) -> trials.Picture:
+    settings = Settings(value_range=(0, 1))
+    return _trial_denoiser().run(picture, settings, level, channel_axis=-1)[0]
+
+
+@cache
+def _trial_denoiser() -> Denoiser:
+    return load(trials.MODEL)
 
 
 def _is_auto(noise: levels.Noise) -> bool:

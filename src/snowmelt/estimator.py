@@ -28,6 +28,7 @@ Picture: TypeAlias = NDArray[np.float32]
 
 HEADER = "snowmelt-estimator"  # the key of the JSON header in the file's metadata
 KNOTS = 8  # brightnesses of a curve: (k / 7) squared, closer to each other in the dark
+BRIGHTNESS = tuple((k / (KNOTS - 1)) ** 2 for k in range(KNOTS))
 BLUR, BLUR_REACH = 2.0, 6  # of the local brightness: standard deviation and radius in pixels
 SHORTEST = 32  # side of the smallest image that is measured, in pixels
 PADDED = 80  # smaller images are mirrored to this side

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from snowmelt import diagnosis, levels, zoo
+from snowmelt import denoiser, diagnosis, zoo
 from snowmelt.advice import ADVICE, choose_denoising, choose_filter, name_noise
 from snowmelt.baselines import FILTERS
 from snowmelt.diagnosis import COMPRESSED, KINDS, STRIPED, Findings
@@ -216,7 +216,7 @@ def inspect(
             name: diagnosis.diagnose(pixels[..., index], (low, high))
             for index, name in enumerate(names)
         },
-        automatic=levels.estimate(image, low, high, nodata=image.nodata),
+        automatic=denoiser.automatic_level(image, low, high, nodata=image.nodata),
         flags=_flags(image, axes, value_range, (low, high)),
         axes=axes,
     )

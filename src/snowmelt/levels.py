@@ -131,8 +131,8 @@ class Map:
         return tiles.cut(self.levels[row.start : row.stop], row, column)
 
     def __str__(self) -> str:
-        low, high = 255 * float(self.levels.min()), 255 * float(self.levels.max())
-        return f"noise level {low:.3g} to {high:.3g} on a 0–255 scale"
+        low, high = 255 * float(self.levels.min()), 255 * self.most
+        return f"noise level {low:.3g} to {high:.3g} on a 0–255 scale" if high else "noise level 0"
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,11 @@ class Estimated:
     typical: dict[int, float]
     faint: float = 0.0
     reach = BLUR_REACH
+
+    @classmethod
+    def constant(cls, level: float) -> Estimated:
+        """One level for all brightnesses of a colour image."""
+        return cls({0: (estimator.Curve((level,) * estimator.KNOTS),)}, {0: level})
 
     @property
     def most(self) -> float:
@@ -197,14 +202,7 @@ def check(given: Noise) -> None:
         )
 
 
-def find(
-    given: Noise,
-    image: Image,
-    low: float,
-    high: float,
-    groups: Sequence[slice] | None = None,
-    nodata: float | None = None,
-) -> Level:
+def find(given: Noise, image: Image, low: float, high: float) -> Level:
     """The level for an image whose black is ``low`` and whose white is ``high``.
 
     Args:
@@ -214,8 +212,6 @@ def find(
         image: Whose level it is.
         low: The value of black.
         high: The value of white.
-        groups: Channels that go through the network together; see `estimate`.
-        nodata: The value that stands for missing data.
 
     Raises:
         UserError: It is none of these.
@@ -225,7 +221,7 @@ def find(
     colours = layout.channels - layout.alpha
     if isinstance(given, str):
         if given == AUTO:
-            return estimate(image, low, high, groups, nodata)
+            return estimate(image, low, high)
         return _parse(given, colours)
     levels = np.asarray(given, np.float32)
     if levels.ndim == 0:
@@ -297,9 +293,21 @@ def estimate(
 
 def _curves(pieces: Picture, deep: bool) -> tuple[estimator.Curve, ...]:
     if pieces.shape[3] == 3:
-        return (estimator.estimate(pieces, deep=deep),)
-    channels = np.split(pieces, pieces.shape[3], axis=3)
-    return tuple(estimator.estimate(channel, deep=deep) for channel in channels)
+        return (_larger(pieces, deep),)
+    return tuple(_larger(channel, deep) for channel in np.split(pieces, pieces.shape[3], axis=3))
+
+
+def _larger(pieces: Picture, deep: bool) -> estimator.Curve:
+    """What the estimator finds, or what is measured as white noise, photons included, if that is more.
+
+    Statistics measure white noise within a tenth, of few photons too, where the estimator may find too
+    little; of correlated noise they see a small part.
+    """
+    estimated = estimator.estimate(pieces, deep=deep)
+    line = of_pixels(np.concatenate(pieces), 0, 1)
+    measured = estimator.Curve(tuple(line.at(each) for each in estimator.BRIGHTNESS))
+    levels = [estimator.typical((curve,), pieces) for curve in (estimated, measured)]
+    return measured if levels[1] > levels[0] else estimated
 
 
 def scaled(pieces: Array, low: float, high: float, nodata: float | None = None) -> Picture:
