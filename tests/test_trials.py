@@ -73,7 +73,7 @@ def test_only_colours_without_much_noise_are_tried(base, monkeypatch):
         base(in_8_bits(photo()), channel_axis=-1)
 
 
-def test_the_larger_level_counts(base, monkeypatch):
+def test_the_larger_level_counts(monkeypatch):
     image = denoiser._InMemory(in_8_bits(photo()), -1)
     monkeypatch.setattr(trials, "camera_level", lambda *_: 7 / 255)
     assert denoiser.automatic_level(image, 0, 255).typical == {0: 7 / 255}

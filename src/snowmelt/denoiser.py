@@ -153,6 +153,18 @@ class Scale:
         """From black to white."""
         return self.high - self.low
 
+    def from_black(self, image: Image, nodata: float | None) -> Scale:
+        """The same span from the darkest values of a sample of the image on.
+
+        Signed integers span from -32768 where nobody says what is black, and what they hold lies in the
+        middle. There a network's numbers of few bits are too coarse for a small part of the range.
+        """
+        pixels = np.concatenate(levels.sample(image))
+        values = outliers.masked(pixels, self.low, self.high, nodata)
+        values = values[np.isfinite(values)].astype(np.float64)
+        low = float(np.quantile(values, 0.002)) if values.size else self.low
+        return replace(self, low=low, high=low + self.span)
+
     @property
     def spans_8_bits(self) -> bool:
         """Whether the image's values are integers of 8 bits between black and white."""
@@ -603,6 +615,8 @@ class _Run:
         self._nodata = image.nodata if settings.nodata is None else settings.nodata
         noise = settings.noise if sigma is levels.AUTO else _in_range(sigma, self._scale.span)
         check_noise(header, noise)
+        if _is_signed(self._scale) and settings.strength and not _is_of_photons(noise):
+            self._scale = self._scale.from_black(self._image, self._nodata)
         self._stated_by = "" if _is_auto(noise) else "given"
         if _is_auto(noise) and header.told:
             noise, self._stated_by = header.told, "that of the model"
@@ -820,6 +834,16 @@ def _trial(picture: trials.Picture, level: float) -> trials.Picture:
 @cache
 def _trial_denoiser() -> Denoiser:
     return load(trials.MODEL)
+
+
+def _is_signed(scale: Scale) -> bool:
+    """Whether black is the least value of signed integers, which nobody chose."""
+    return scale.dtype.kind == "i" and scale.limits is not None and scale.low == scale.limits[0]
+
+
+def _is_of_photons(noise: levels.Noise) -> bool:
+    """Whether a level is given as a kind of noise that is counted from black."""
+    return isinstance(noise, str) and not _is_auto(noise)
 
 
 def _is_auto(noise: levels.Noise) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from snowmelt import onnxfile, processor
 
@@ -60,7 +60,7 @@ class Curve:
         """The least typical level that can be seen."""
         return CLEAN * (self.white - self.black)
 
-    def at(self, brightness: Picture | float) -> Picture:
+    def at(self, brightness: ArrayLike) -> Picture:
         """Levels at brightnesses of any shape."""
         part = (np.asarray(brightness, np.float32) - self.black) / (self.white - self.black)
         place = (KNOTS - 1) * np.sqrt(np.clip(part, 0, 1))

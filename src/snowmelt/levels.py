@@ -32,6 +32,7 @@ PIECES, SIDE = 3, 256
 # Correlation between neighbours: texture that is taken for noise has more, noise on texture less. Measured on
 # clean photographs, BSD68 and CBSD68, and on the same with noise; docs/denoise.md has the figures.
 TEXTURE = 0.29
+AGREE = 1.4  # the ratio of two levels up to which they count as the same
 FLATTEST_TOO = 1.1  # times what the flattest blocks of 16 x 16 hold
 
 
@@ -293,21 +294,25 @@ def estimate(
 
 def _curves(pieces: Picture, deep: bool) -> tuple[estimator.Curve, ...]:
     if pieces.shape[3] == 3:
-        return (_larger(pieces, deep),)
-    return tuple(_larger(channel, deep) for channel in np.split(pieces, pieces.shape[3], axis=3))
+        return (_curve(pieces, deep),)
+    return tuple(_curve(channel, deep) for channel in np.split(pieces, pieces.shape[3], axis=3))
 
 
-def _larger(pieces: Picture, deep: bool) -> estimator.Curve:
-    """What the estimator finds, or what is measured as white noise, photons included, if that is more.
+def _curve(pieces: Picture, deep: bool) -> estimator.Curve:
+    """What the estimator finds and what is measured as white noise, photons included, taken together.
 
-    Statistics measure white noise within a tenth, of few photons too, where the estimator may find too
-    little; of correlated noise they see a small part.
+    Statistics measure white noise within a tenth, of few photons too; of correlated noise they see a small
+    part. Where both agree, which they do on white noise, their mean has the smaller error; else the larger
+    counts, since neither finds noise where there is none.
     """
     estimated = estimator.estimate(pieces, deep=deep)
     line = of_pixels(np.concatenate(pieces), 0, 1)
     measured = estimator.Curve(tuple(line.at(each) for each in estimator.BRIGHTNESS))
-    levels = [estimator.typical((curve,), pieces) for curve in (estimated, measured)]
-    return measured if levels[1] > levels[0] else estimated
+    first, second = (estimator.typical((curve,), pieces) for curve in (estimated, measured))
+    if first < AGREE * second and second < AGREE * first:
+        pairs = zip(estimated.at(estimator.BRIGHTNESS), measured.levels, strict=True)
+        return estimator.Curve(tuple(math.sqrt(float(one) * other) for one, other in pairs))
+    return measured if second > first else estimated
 
 
 def scaled(pieces: Array, low: float, high: float, nodata: float | None = None) -> Picture:
