@@ -32,8 +32,9 @@ BRIGHTNESS = tuple((k / (KNOTS - 1)) ** 2 for k in range(KNOTS))
 BLUR, BLUR_REACH = 2.0, 6  # of the local brightness: standard deviation and radius in pixels
 SHORTEST = 32  # side of the smallest image that is measured, in pixels
 PADDED = 80  # smaller images are mirrored to this side
-# Below this typical level, in parts of the range that is used, noise is not seen.
-CLEAN = 1 / 255  # one step of 8 bits
+# Below this typical level, in parts of the range that is used, an estimate counts as none: the grain of film
+# scans (1 to 2.5 on a 0–255 scale) belongs to the image.
+CLEAN = 2 / 255
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,13 @@ class Curve:
         levels: At each of the ``KNOTS`` brightnesses.
         black: The brightness of the first of them.
         white: The brightness of the last.
+        measured: Whether statistics find white noise, too, so that a faint level is noise all the same.
     """
 
     levels: tuple[float, ...]
     black: float = 0.0
     white: float = 1.0
+    measured: bool = False
 
     @property
     def is_zero(self) -> bool:
@@ -57,8 +60,8 @@ class Curve:
 
     @property
     def faintest(self) -> float:
-        """The least typical level that can be seen."""
-        return CLEAN * (self.white - self.black)
+        """The least typical level that counts."""
+        return 0.0 if self.measured else CLEAN * (self.white - self.black)
 
     def at(self, brightness: ArrayLike) -> Picture:
         """Levels at brightnesses of any shape."""

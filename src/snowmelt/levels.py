@@ -307,11 +307,13 @@ def _curve(pieces: Picture, deep: bool) -> estimator.Curve:
     """
     estimated = estimator.estimate(pieces, deep=deep)
     line = of_pixels(np.concatenate(pieces), 0, 1)
-    measured = estimator.Curve(tuple(line.at(each) for each in estimator.BRIGHTNESS))
+    levels = tuple(line.at(each) for each in estimator.BRIGHTNESS)
+    measured = estimator.Curve(levels, measured=True)
     first, second = (estimator.typical((curve,), pieces) for curve in (estimated, measured))
     if first < AGREE * second and second < AGREE * first:
         pairs = zip(estimated.at(estimator.BRIGHTNESS), measured.levels, strict=True)
-        return estimator.Curve(tuple(math.sqrt(float(one) * other) for one, other in pairs))
+        mean = tuple(math.sqrt(float(one) * other) for one, other in pairs)
+        return estimator.Curve(mean, measured=True)
     return measured if second > first else estimated
 
 
