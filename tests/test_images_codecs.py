@@ -125,6 +125,18 @@ def test_avif_keeps_its_metadata(tmp_path, rng):
         np.testing.assert_array_equal(np.asarray(after), 255 - np.asarray(before))
 
 
+def test_parts_of_no_bytes_in_avif_are_counted(monkeypatch):
+    def place(number, parts):
+        return struct.pack(">HHIH", number, 0, 2**32 - 2**8, parts)
+
+    listed = struct.pack(">B3sHH", 0, bytes(3), 0x0040, 3)
+    listed += place(1, 10) + place(2, 0) + place(3, 6)
+    assert list(items._places(listed, b"a file", b"")) == [(1, b""), (2, b""), (3, b"")]
+    monkeypatch.setattr(items, "_MOST_PARTS", 15)
+    with pytest.raises(ValueError, match="in more than 15 parts"):
+        list(items._places(listed, b"a file", b""))
+
+
 def test_avif_keeps_its_colour_space(tmp_path, rng):
     pixels = rng.integers(0, 1024, (H, W, 3)).astype("uint16")
     path = tmp_path / "a.avif"

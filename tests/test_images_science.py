@@ -115,6 +115,16 @@ def test_one_of_several_images_in_fits(tmp_path, rng):
     np.testing.assert_array_equal(read(f"{target}:ERR"), second[::-1])
 
 
+def test_a_version_that_is_no_number_in_fits(tmp_path, rng):
+    data = values(rng, "f4", (12, 20))
+    path = tmp_path / "a.fits"
+    path.write_bytes(unit(data, b"EXTNAME = 'SCI     '".ljust(80), card("EXTVER", "abc")))
+    for name in ("", ":SCI", ":0"):
+        np.testing.assert_array_equal(read(f"{path}{name}"), data)
+    with pytest.raises(UserError, match="EXTVER is 'abc'; expected a whole number"):
+        read(f"{path}:SCI,1")
+
+
 def test_what_fits_says_of_its_values(tmp_path, rng):
     path = tmp_path / "a.fits"
     data = values(rng, "i2", (12, 20))
@@ -135,6 +145,9 @@ def test_what_fits_says_of_its_values(tmp_path, rng):
         (EMPTY + unit(np.zeros((2, 20), "u1"), b"ZIMAGE  =                    T".ljust(80), first=False)
          .replace(b"'IMAGE   '", b"'BINTABLE'"), "compressed in tiles; unpack it first: funpack a.fits"),
         (unit(np.zeros((12, 20), "f4")).replace(b"                 -32", b"                 -31"), "damaged"),
+        (unit(np.zeros((12, 20), "f4")).replace(card("NAXIS", 2), card("NAXIS", 400_000_000)),
+         "NAXIS is 400,000,000; FITS has 0 to 999 axes"),
+        (unit(np.zeros((12, 20), "f4"), card("BSCALE", "one")), "BSCALE is 'one'; expected a number"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_of_fits(tmp_path, content, message):
