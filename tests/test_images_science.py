@@ -1,6 +1,7 @@
 """FITS, MRC and NPZ: values of every type, everything else in the file byte for byte."""
 
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -265,9 +266,23 @@ def test_npz_that_claims_too_much(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="claims 810,000 pixels"):
         open_image(path)
     assert open_image(path, max_pixels=810_000).layout.height == 900
+    np.savez_compressed(path, a=np.zeros((9, 9, 10_000), "u1"))
+    with pytest.raises(UserError, match="claims 810,000 pixels"):
+        open_image(path, axes="YXC")
     np.savez_compressed(path, a=np.zeros((12, 20), "u1"), b=np.zeros(810_000, "u1"))
     with pytest.raises(UserError, match="its other arrays claim 810,128 bytes"):
         rewritten(path, read(path) + np.uint8(1))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_npz_compressed_as_numpy_never_does(tmp_path, method):
+    """Of such an entry, 1,700 bytes became 2 GB when its header was read."""
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.zeros((12, 20), "u1"))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("b.npy", bytes(1000), compress_type=method)
+    with pytest.raises(UserError, match=r"save it with numpy\.savez_compressed"):
+        open_image(path)
 
 
 def test_damage_in_npz_is_found(tmp_path, rng):
