@@ -83,7 +83,8 @@ class Image:
     bottom, then plane 1; together they hold every pixel once. The number of rows in a band is the
     caller's choice and may vary. ``value_range`` holds the least and the greatest value that the file can
     store, both included; None: those of the number type. ``nodata`` is the value of pixels that hold none.
-    ``notes`` are sentences for the user on what was found in the file and what becomes of it. ``rounding``
+    ``notes`` are sentences for the user on what was found in the file and what becomes of it,
+    ``notes_elsewhere`` those that concern only a result of another kind of file. ``rounding``
     says what the result is rounded to where that is coarser than it could be, such as the colours of a
     palette. ``profile`` is the ICC profile, for a format that only its own class can read.
 
@@ -103,6 +104,7 @@ class Image:
     value_range: tuple[int, int] | None = None
     nodata: float | None = None
     notes: tuple[str, ...] = ()
+    notes_elsewhere: tuple[str, ...] = ()
     rounding: str | None = None
     profile: bytes | None = None
 

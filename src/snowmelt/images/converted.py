@@ -38,6 +38,7 @@ class Converted(Image):
         self.value_range, self.nodata = image.value_range, image.nodata
         self.notes = (
             *image.notes,
+            *image.notes_elsewhere,
             f"written as {to.upper()}: colour profile and orientation come along, other metadata does not",
         )
         if why := _obstacle(image, to):
