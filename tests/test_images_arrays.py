@@ -619,6 +619,26 @@ def test_arrays_that_claim_more_than_they_hold(tmp_path):
         assert open_image(tmp_path / name, max_pixels=None).layout.dtype == "u1"
 
 
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ((64, 64, 4097), ("claims 4,097 values in each pixel", "--max-pixels 268435457")),
+        ((2**10, 2**12, 2**12), ("--max-pixels 4294967296",)),
+        ((1, 2**26, 4), ("to 536,870,912", "--max-pixels 536870912")),
+    ],
+)
+def test_channels_are_bounded_and_counted(tmp_path, shape, words):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        made = file.create_dataset("x", shape, "u2", chunks=(1, 64, min(shape[2], 256)))
+        made.attrs["axes"] = "YXC"
+    names = {"dimension_names": ("y", "x", "c"), "chunks": (1, 2**16, 256)}
+    zarr.create_array(tmp_path / "a.zarr", shape=shape, dtype="u2", **names)
+    for name in ("a.h5", "a.zarr"):
+        refused(tmp_path / name, *words)
+        trusted = int(words[-1].split()[1])
+        assert open_image(tmp_path / name, max_pixels=trusted).layout.shape == shape
+
+
 def test_zarr_codecs_that_run_code(tmp_path):
     made = zarr.create_array(tmp_path / "a.zarr", shape=(3, 4), dtype="u2", zarr_format=2)
     header = json.loads((tmp_path / "a.zarr/.zarray").read_text())

@@ -247,6 +247,67 @@ def test_damaged_shards(tmp_path):
     refused(path, "chunk c/0/0", "index is not all there")
 
 
+def test_parts_of_a_shard_that_overlap(tmp_path):
+    """A few bytes that an index names a million times would be unpacked as often."""
+    path = made(tmp_path / "a.zarr", smooth(), chunks=(3, 4), shards=(15, 20), compressors=None)
+    header = json.loads((path / "zarr.json").read_text())
+    (settings,) = [codec["configuration"] for codec in header["codecs"]]
+    settings["index_codecs"] = settings["index_codecs"][:1]
+    (path / "zarr.json").write_text(json.dumps(header))
+    file = path / "c/0/0"
+    data = file.read_bytes()[:-4]
+    file.write_bytes(data)
+    np.testing.assert_array_equal(images.read(path), smooth())
+    index = np.frombuffer(data[-16 * 25 :], "<u8").reshape(25, 2).copy()
+    for place, part, words in (
+        (1, index[0], "parts of it overlap"),
+        (1, (index[0, 0] + 1, 24), "parts of it overlap"),
+        (24, (len(data) - 3, 4), "cut off: a part of 4 bytes"),
+        (24, (2**64 - 1, 4), "cut off: a part of 4 bytes"),
+    ):
+        changed = index.copy()
+        changed[place] = part
+        file.write_bytes(data[: -16 * 25] + changed.tobytes())
+        refused(path, "chunk c/0/0", words)
+
+
+def test_shards_inside_shards(tmp_path):
+    path = made(tmp_path / "a.zarr", smooth(), chunks=(3, 4), shards=(15, 20))
+    header = json.loads((path / "zarr.json").read_text())
+    (outer,) = header["codecs"]
+    inner = json.loads(json.dumps(outer))
+    inner["configuration"]["chunk_shape"] = [1, 1]
+    outer["configuration"]["codecs"] = [inner]
+    (path / "zarr.json").write_text(json.dumps(header))
+    with pytest.raises(UserError, match="shards inside shards are not read"):
+        open_image(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("astype", {"encode_dtype": "|u1", "decode_dtype": "<U40000"}),
+        ("fixedscaleoffset", {"offset": 0, "scale": 1, "astype": "|u1", "dtype": "<U40000"}),
+        ("delta", {"astype": "|u1", "dtype": "|V100000"}),
+        ("quantize", {"digits": 3, "astype": "<c16", "dtype": "<f4"}),
+        ("delta", {"dtype": [["a", "<f8"], ["b", "<f8"]]}),
+    ],
+)
+def test_filters_of_other_than_numbers(tmp_path, name, settings):
+    path = made(tmp_path / "a.zarr", smooth(dtype="u1"), zarr_format=2, compressors=None)
+    header = json.loads((path / ".zarray").read_text())
+    header["filters"] = [{"id": name, **settings}]
+    (path / ".zarray").write_text(json.dumps(header))
+    with pytest.raises(UserError, match=f"type of its filter {name} is .*; expected whole numbers"):
+        open_image(path)
+    path = made(tmp_path / "b.zarr", smooth(dtype="u1"), compressors=None)
+    header = json.loads((path / "zarr.json").read_text())
+    header["codecs"].insert(0, {"name": f"numcodecs.{name}", "configuration": settings})
+    (path / "zarr.json").write_text(json.dumps(header))
+    with pytest.raises(UserError, match=f"type of its filter {name} is .*; expected whole numbers"):
+        open_image(path)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -12,6 +12,7 @@ from snowmelt import children
 from snowmelt.errors import UserError
 from snowmelt.images import codecs, items, jpegxl, open_image, read, write
 from snowmelt.images.boxes import Box, boxes, packed
+from snowmelt.images.converted import converted
 
 H, W = 24, 40
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -58,7 +59,10 @@ def test_integers(tmp_path, rng, kind, bits, channels):
     path.write_bytes(encode(kind, pixels, bits))
     image = open_image(path)
     # This encoder calls all that is deeper than 8 bits linear.
-    assert image.notes == ((codecs.OTHER_SPACE,) if kind == "jxl" and bits > 8 else ())
+    elsewhere = (codecs.OTHER_SPACE,) if kind == "jxl" and bits > 8 else ()
+    assert image.notes == ()
+    assert image.notes_elsewhere == elsewhere
+    assert converted(image, "tif").notes[:-1] == elsewhere
     assert image.layout.alpha == (channels in (2, 4))
     assert image.value_range == (None if bits in (8, 16) else (0, 2**bits - 1))
     array = read(path)
@@ -77,7 +81,7 @@ def test_jpeg_xl_of_floats(tmp_path, rng, dtype):
     path = tmp_path / "a.jxl"
     path.write_bytes(bytes(imagecodecs.jpegxl_encode(pixels, lossless=True)))
     array = read(path)
-    assert open_image(path).notes == ()
+    assert open_image(path).notes_elsewhere == ()
     assert array.dtype == dtype
     np.testing.assert_array_equal(array, pixels)
     np.testing.assert_array_equal(decode(rewritten(path, array[::-1])), array[::-1])
@@ -125,6 +129,18 @@ def test_avif_keeps_its_metadata(tmp_path, rng):
         np.testing.assert_array_equal(np.asarray(after), 255 - np.asarray(before))
 
 
+def test_parts_of_no_bytes_in_avif_are_counted(monkeypatch):
+    def place(number, parts):
+        return struct.pack(">HHIH", number, 0, 2**32 - 2**8, parts)
+
+    listed = struct.pack(">B3sHH", 0, bytes(3), 0x0040, 3)
+    listed += place(1, 10) + place(2, 0) + place(3, 6)
+    assert list(items._places(listed, b"a file", b"")) == [(1, b""), (2, b""), (3, b"")]
+    monkeypatch.setattr(items, "_MOST_PARTS", 15)
+    with pytest.raises(ValueError, match="in more than 15 parts"):
+        list(items._places(listed, b"a file", b""))
+
+
 def test_avif_keeps_its_colour_space(tmp_path, rng):
     pixels = rng.integers(0, 1024, (H, W, 3)).astype("uint16")
     path = tmp_path / "a.avif"
@@ -133,7 +149,7 @@ def test_avif_keeps_its_colour_space(tmp_path, rng):
             imagecodecs.avif_encode(pixels, level=100, bitspersample=10, primaries=9, transfer=16)
         )
     )
-    assert open_image(path).notes == (codecs.OTHER_SPACE,)
+    assert open_image(path).notes_elsewhere == (codecs.OTHER_SPACE,)
     new = items.read(rewritten(path, 1023 - pixels).read_bytes())
     (space,) = [box.content for _, box in new.image.properties if box.name == b"colr"]
     assert struct.unpack_from(">4sHH", space) == (b"nclx", 9, 16)

@@ -1,6 +1,7 @@
 """FITS, MRC and NPZ: values of every type, everything else in the file byte for byte."""
 
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -115,6 +116,16 @@ def test_one_of_several_images_in_fits(tmp_path, rng):
     np.testing.assert_array_equal(read(f"{target}:ERR"), second[::-1])
 
 
+def test_a_version_that_is_no_number_in_fits(tmp_path, rng):
+    data = values(rng, "f4", (12, 20))
+    path = tmp_path / "a.fits"
+    path.write_bytes(unit(data, b"EXTNAME = 'SCI     '".ljust(80), card("EXTVER", "abc")))
+    for name in ("", ":SCI", ":0"):
+        np.testing.assert_array_equal(read(f"{path}{name}"), data)
+    with pytest.raises(UserError, match="EXTVER is 'abc'; expected a whole number"):
+        read(f"{path}:SCI,1")
+
+
 def test_what_fits_says_of_its_values(tmp_path, rng):
     path = tmp_path / "a.fits"
     data = values(rng, "i2", (12, 20))
@@ -135,6 +146,9 @@ def test_what_fits_says_of_its_values(tmp_path, rng):
         (EMPTY + unit(np.zeros((2, 20), "u1"), b"ZIMAGE  =                    T".ljust(80), first=False)
          .replace(b"'IMAGE   '", b"'BINTABLE'"), "compressed in tiles; unpack it first: funpack a.fits"),
         (unit(np.zeros((12, 20), "f4")).replace(b"                 -32", b"                 -31"), "damaged"),
+        (unit(np.zeros((12, 20), "f4")).replace(card("NAXIS", 2), card("NAXIS", 400_000_000)),
+         "NAXIS is 400,000,000; FITS has 0 to 999 axes"),
+        (unit(np.zeros((12, 20), "f4"), card("BSCALE", "one")), "BSCALE is 'one'; expected a number"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_of_fits(tmp_path, content, message):
@@ -252,9 +266,23 @@ def test_npz_that_claims_too_much(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="claims 810,000 pixels"):
         open_image(path)
     assert open_image(path, max_pixels=810_000).layout.height == 900
+    np.savez_compressed(path, a=np.zeros((9, 9, 10_000), "u1"))
+    with pytest.raises(UserError, match="claims 810,000 pixels"):
+        open_image(path, axes="YXC")
     np.savez_compressed(path, a=np.zeros((12, 20), "u1"), b=np.zeros(810_000, "u1"))
     with pytest.raises(UserError, match="its other arrays claim 810,128 bytes"):
         rewritten(path, read(path) + np.uint8(1))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_npz_compressed_as_numpy_never_does(tmp_path, method):
+    """Of such an entry, 1,700 bytes became 2 GB when its header was read."""
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.zeros((12, 20), "u1"))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("b.npy", bytes(1000), compress_type=method)
+    with pytest.raises(UserError, match=r"save it with numpy\.savez_compressed"):
+        open_image(path)
 
 
 def test_damage_in_npz_is_found(tmp_path, rng):

@@ -1220,6 +1220,21 @@ def test_nothing_is_replaced_by_what_cannot_be_read_again(tmp_path, monkeypatch)
         assert {file.name for file in tmp_path.iterdir()} == {"a.tif", "b.tif"}
 
 
+def test_values_of_a_pixel_are_bounded_and_counted(tmp_path):
+    """Strips of no bytes are left out, so that a few bytes may claim any number of pixels and of channels."""
+    path = tmp_path / "a.tif"
+    big, wide = ((256, 2**13), (257, 2**13), (278, 2**13)), ((256, 2**26), (257, 1), (278, 1))
+    for tags, count, message in (
+        ((), 5000, r"claims 5,000 values in each pixel.*--max-pixels 268435457"),
+        (big, 400, r"claims 6,710,886,400 pixels"),
+        (wide, 4, r"one row of its strips or tiles claims 268,435,456 bytes"),
+    ):
+        samples = ((258, [8] * count), (277, count), (284, 1), (338, [0] * (count - 1)))
+        path.write_bytes(handmade(*tags, *samples, (273, 0), (279, 0)))
+        with pytest.raises(UserError, match=message):
+            open_image(path)
+
+
 def test_a_row_of_tiles_is_bounded(tmp_path):
     """Few bytes may not ask for gigabytes, neither in one tile nor in tiles that the file leaves out."""
     path = tmp_path / "a.tif"

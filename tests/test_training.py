@@ -514,6 +514,29 @@ def test_a_damaged_state_is_refused(damage: bytes | None, pairs_file: Path, tmp_
         resume(folder, quiet=True)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse.*tensor:UserWarning")
+@pytest.mark.parametrize("kind", ["meta", "sparse", "csr"])
+def test_a_state_of_tensors_that_are_not_plain(kind: str, pairs_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(small(pairs_file), folder, quiet=True)
+    values = torch.load(folder / "last.ckpt", weights_only=True)
+    recipe = from_dict(values["recipe"])
+    state = training.Run.prepare(recipe, folder, quiet=True).state
+    change = {
+        "meta": lambda tensor: tensor.to("meta"),
+        "sparse": lambda tensor: tensor.to_sparse(),
+        "csr": lambda tensor: tensor.flatten(1).to_sparse_csr(),
+    }[kind]
+    remembered = next(iter(values["optimizers"][0]["state"].values()))
+    for place in (values["network"], remembered):
+        key = next(name for name, tensor in place.items() if tensor.ndim > 1)
+        good, place[key] = place[key], change(place[key])
+        torch.save(values, folder / "last.ckpt")
+        place[key] = good
+        with pytest.raises(UserError, match=r"last.ckpt: not a state that a run can resume from"):
+            checkpoint.restore(state, folder / "last.ckpt", recipe)
+
+
 def test_a_state_cannot_run_code(pairs_file: Path, tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> Any:

@@ -167,13 +167,20 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor whose values all lie in memory: not sparse, not one without values (meta)."""
+    if not isinstance(value, torch.Tensor):
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+
+
 def _check_weights(saved: Any, like: Mapping[str, Any] | None, name: str) -> None:
     if saved is None or like is None:
         _require(saved is like, name)
         return
     _require(saved.keys() == like.keys(), name)
     for key, tensor in saved.items():
-        fits = isinstance(tensor, torch.Tensor) and tensor.shape == like[key].shape
+        fits = _is_plain(tensor) and tensor.shape == like[key].shape
         _require(fits and tensor.dtype == like[key].dtype, f"{name}.{key}")
         _require(bool(torch.isfinite(tensor).all()), f"{name}.{key}")
 
@@ -204,6 +211,6 @@ def _check_optimizer(saved: Any, optimizer: torch.optim.Optimizer) -> None:
         _require(remembered.keys() == names, "optimizers")
         for name, tensor in remembered.items():
             shape = () if name == "step" else weights[place].shape
-            fits = isinstance(tensor, torch.Tensor) and tensor.shape == shape
+            fits = _is_plain(tensor) and tensor.shape == shape
             fits = fits and tensor.is_floating_point() and bool(torch.isfinite(tensor).all())
             _require(fits, f"optimizers.{name}")

@@ -12,6 +12,10 @@ from pathlib import Path
 
 # Pixels of an image that are decoded unasked; --max-pixels raises it for files that are trusted.
 MAX_PIXELS = 2**28
+# Values of a pixel (channels) that are read unasked: instruments have some hundreds of bands at most. Up to
+# so many of them count as one pixel: RGB with opacity.
+MAX_CHANNELS = 4096
+CHANNELS_OF_A_PIXEL = 4
 # A file may claim this many bytes for each of its own before it counts as a bomb: deflate reaches
 # 1000 on an empty image, photographs and micrographs hardly 10.
 EXPANSION = 100

@@ -20,6 +20,8 @@ from typing import Any
 from snowmelt import limits
 
 # All ways in which zipfile and numpy answer damage, but for ValueError itself.
+# Of others (bzip2, LZMA) zipfile unpacks all before it gives one byte.
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _FAILURES = (
     EOFError, KeyError, TypeError, NotImplementedError, RuntimeError, OverflowError, SyntaxError,
     MemoryError, zipfile.BadZipFile, zlib.error,
@@ -85,6 +87,8 @@ def read_arrays(path: Path) -> dict[str, Any]:
         _check_ordinary(path)
         with zipfile.ZipFile(path) as file:
             entries = file.infolist()
+            if any(each.compress_type not in _METHODS for each in entries):
+                raise ValueError("an array is compressed in a way that NumPy does not use")
             claimed = sum(entry.file_size for entry in entries)
             size = path.stat().st_size
             if claimed > max(limits.SAVED_ARRAYS_BYTES, size * limits.EXPANSION):

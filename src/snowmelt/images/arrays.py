@@ -26,7 +26,9 @@ from snowmelt.images.base import (
     Array,
     Image,
     Layout,
+    check_bytes,
     check_pixels,
+    check_values,
     reading,
     writing,
 )
@@ -188,12 +190,16 @@ def letters_of(names: Any) -> str | None:
 
 
 def check_size(path: Path, grid: Grid, stored: int, max_pixels: int | None) -> None:
-    """Refuse arrays, and chunks, that claim far more than ``stored`` bytes can hold."""
+    """Refuse arrays, and chunks and rows of them, that claim far more than ``stored`` bytes can hold."""
     layout = grid.layout
+    each, allowed = layout.dtype.itemsize, max_pixels
     if max_pixels is not None:
-        max_pixels = max(max_pixels, stored * EXPANSION // layout.dtype.itemsize)
-    check_pixels(path, math.prod(layout.shape) // layout.channels, max_pixels)
-    check_pixels(path, math.prod(grid.chunks), max_pixels)
+        allowed = max(max_pixels, stored * EXPANSION // each)
+    pixels = math.prod(layout.shape) // layout.channels
+    check_values(path, pixels, layout.channels, allowed, max_pixels)
+    check_pixels(path, math.prod(grid.chunks), allowed)
+    # The least that is ever read.
+    check_bytes(path, layout.width * layout.channels * each, stored, max_pixels)
 
 
 def offer(path: str | Path, names: list[str]) -> str:

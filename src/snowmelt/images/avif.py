@@ -51,7 +51,7 @@ class AvifImage(CodecImage):
         width, height = struct.unpack_from(">II", size, 4)
         primaries, transfer = self._space()
         if not self._has_profile() and not (primaries in _USUAL and transfer in _USUAL_CURVES):
-            self.notes += (OTHER_SPACE,)
+            self.notes_elsewhere += (OTHER_SPACE,)
         bits = 12 if code[2] & _TWELVE else 10 if code[2] & _HIGH else 8
         self._bits = bits
         if bits > 8:

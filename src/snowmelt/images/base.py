@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from snowmelt.errors import UserError, printable
 from snowmelt.files import replacing, replacing_folder
-from snowmelt.limits import EXPANSION
+from snowmelt.limits import CHANNELS_OF_A_PIXEL, EXPANSION, MAX_CHANNELS
 from snowmelt.limits import MAX_PIXELS as MAX_PIXELS
 
 Array = NDArray[np.generic]
@@ -83,7 +83,8 @@ class Image:
     bottom, then plane 1; together they hold every pixel once. The number of rows in a band is the
     caller's choice and may vary. ``value_range`` holds the least and the greatest value that the file can
     store, both included; None: those of the number type. ``nodata`` is the value of pixels that hold none.
-    ``notes`` are sentences for the user on what was found in the file and what becomes of it. ``rounding``
+    ``notes`` are sentences for the user on what was found in the file and what becomes of it,
+    ``notes_elsewhere`` those that concern only a result of another kind of file. ``rounding``
     says what the result is rounded to where that is coarser than it could be, such as the colours of a
     palette. ``profile`` is the ICC profile, for a format that only its own class can read.
 
@@ -103,6 +104,7 @@ class Image:
     value_range: tuple[int, int] | None = None
     nodata: float | None = None
     notes: tuple[str, ...] = ()
+    notes_elsewhere: tuple[str, ...] = ()
     rounding: str | None = None
     profile: bytes | None = None
 
@@ -163,6 +165,24 @@ def check_pixels(path: Path, pixels: int, max_pixels: int | None) -> None:
             f"{path}: claims {pixels:,} pixels, more than the limit of {max_pixels:,} that guards against "
             f"decompression bombs; if you trust the file, raise it: --max-pixels {pixels}"
         )
+
+
+def check_values(
+    path: Path, pixels: int, channels: int, allowed: int | None, max_pixels: int | None
+) -> None:
+    """Refuse too many pixels, of which those of many channels count as several, and too many channels.
+
+    ``allowed`` is the limit of pixels for this file; ``max_pixels``, what the caller allows for any, lifts
+    that of channels where it is above the default.
+    """
+    counted = pixels * -(-channels // CHANNELS_OF_A_PIXEL)
+    if channels > MAX_CHANNELS and max_pixels is not None and max_pixels <= MAX_PIXELS:
+        raise UserError(
+            f"{path}: claims {channels:,} values in each pixel, more than the limit of {MAX_CHANNELS:,} that "
+            "guards against decompression bombs; if they are pictures of their own, call that axis Z: "
+            f"--axes; if you trust the file: --max-pixels {max(counted, MAX_PIXELS + 1)}"
+        )
+    check_pixels(path, counted, allowed)
 
 
 def check_bytes(path: Path, unpacked: int, stored: int, max_pixels: int | None) -> None:

@@ -11,12 +11,12 @@ Sources: the Zarr specifications v2 and v3 with their codecs (zarr-specs.readthe
 from __future__ import annotations
 
 import functools
-import io
 import itertools
 import json
 import lzma
 import math
 import os
+import re
 import struct
 import zlib
 from bz2 import BZ2Decompressor
@@ -37,6 +37,9 @@ from snowmelt.images.slabs import Box
 _FILTERS = frozenset(("delta", "fixedscaleoffset", "quantize", "bitround", "astype"))
 _PACKERS = frozenset(("blosc", "zlib", "gzip", "bz2", "lzma", "lz4", "zstd"))
 _SUMS = frozenset(("crc32", "crc32c", "adler32", "fletcher32", "jenkins_lookup3"))
+# Settings of filters that name number types, and the types that there may be: none of up to any width.
+_TYPED = ("dtype", "astype", "encode_dtype", "decode_dtype")
+_NUMBER = re.compile("[<>|=]?(?:[ui][1248]|f[248])|u?int(?:8|16|32|64)|float(?:16|32|64)")
 KNOWN = _FILTERS | _PACKERS | _SUMS | {"shuffle", "bytes", "transpose", "sharding_indexed"}
 
 # Room for what codecs add to values that cannot be packed, and for values that a filter made wider.
@@ -66,6 +69,10 @@ class Coder:
     steps: tuple[dict[str, Any], ...]
     shard: Shard | None = None
 
+    def __post_init__(self) -> None:
+        for step in self.steps:
+            _check_types(step)
+
     @property
     def size(self) -> int:
         """Bytes of the values."""
@@ -79,9 +86,7 @@ class Coder:
 
     def decode(self, data: bytes) -> Array:
         """The values of a chunk, of the chunk's shape; ValueError where they are not all there."""
-        if self.shard is not None:
-            whole = tuple(slice(0, size) for size in self.shape)
-            return self.shard.decode(io.BytesIO(data), whole, self)
+        assert self.shard is None
         buffer: Any = data
         for step in reversed(self.steps):
             buffer = _decoded(step, buffer, self.bound)
@@ -129,14 +134,13 @@ class Shard:
     def decode(self, file: BinaryIO, box: Box, outer: Coder) -> Array:
         """The values of a box of a shard; of its chunks only those are read that are needed."""
         values = np.full([part.stop - part.start for part in box], outer.fill, outer.dtype)
-        index = self._index(file, outer.shape)
         length = file.seek(0, os.SEEK_END)
+        index = self._index(file, outer.shape)
+        _check_apart(index, length)
         for place in _places(box, self.inner.shape):
             start, size = index[place].tolist()
             if start == size == _MISSING:
                 continue
-            if start + size > length:
-                raise ValueError(f"it is cut off: a part of {size:,} bytes begins at {start:,}")
             self.inner.check_packed(size)
             file.seek(start)
             inside, part = _shared(box, place, self.inner.shape)
@@ -184,6 +188,23 @@ class Shard:
         return entries.reshape(*self._counts(shape), 2)
 
 
+def _check_apart(index: NDArray[np.uint64], length: int) -> None:
+    """Refuse parts that are cut off or overlap: a few bytes could stand for any number of them."""
+    parts = index.reshape(-1, 2)
+    parts = parts[(parts != _MISSING).any(1)]
+    starts, sizes = parts.T
+    cut = (starts > length) | (sizes > length - np.minimum(starts, length))
+    if cut.any():
+        start, size = parts[cut][0].tolist()
+        raise ValueError(f"it is cut off: a part of {size:,} bytes begins at {start:,}")
+    order = np.argsort(
+        starts[sizes > 0], kind="stable"
+    )  # most are in order already, and it is fast then
+    starts, ends = starts[sizes > 0][order], (starts + sizes)[sizes > 0][order]
+    if (starts[1:] < ends[:-1]).any():
+        raise ValueError("its index is damaged: parts of it overlap")
+
+
 def _places(box: Box, shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """The chunks in which a box lies."""
     pairs = zip(box, shape, strict=True)
@@ -198,6 +219,17 @@ def _shared(box: Box, place: tuple[int, ...], shape: tuple[int, ...]) -> tuple[B
         inside.append(slice(start - limits.start, stop - limits.start))
         part.append(slice(start - at * size, stop - at * size))
     return tuple(inside), tuple(part)
+
+
+def _check_types(step: dict[str, Any]) -> None:
+    """Refuse a filter of other than numbers: texts and records have any width, whatever the chunk's size."""
+    for key in _TYPED:
+        found = step.get(key)
+        if found is not None and not (isinstance(found, str) and _NUMBER.fullmatch(found)):
+            raise ValueError(
+                f"the {key} of its filter {step['id']} is {str(found)[:40]!r}; expected whole numbers or "
+                "floats of up to 64 bits, such as <u2"
+            )
 
 
 def _as_bytes(buffer: Any) -> NDArray[np.uint8]:
@@ -398,7 +430,12 @@ def _shard(
     place = settings.get("index_location", "end")
     if place not in ("start", "end"):
         raise ValueError(f"an index of shards at {place!r}")
-    return Shard(_chain(settings["codecs"], small, dtype, fill), len(names) == 2, place == "start")
+    inner = _chain(settings["codecs"], small, dtype, fill)
+    if inner.shard is not None:
+        raise ValueError(
+            "shards inside shards are not read; save it with chunks or with one layer of shards"
+        )
+    return Shard(inner, len(names) == 2, place == "start")
 
 
 def _plain_settings(name: str, settings: dict[str, Any], dtype: np.dtype[Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _HARMLESS = 2**24
 BYTES_PER_VALUE = 64
 SECONDS_PER_VALUE = 1e-6
 _SECONDS_PER_BYTE = 1e-6
-# A note, for an image whose colours are said by numbers instead of by a profile that could come along.
+# A note with --to, for an image whose colours are said by numbers, not by a profile that could come along.
 OTHER_SPACE = (
     "its colours are of another space than sRGB, which a TIFF or PNG made of it would not say"
 )

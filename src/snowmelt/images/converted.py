@@ -7,6 +7,7 @@ to the old kind of file.
 from __future__ import annotations
 
 import contextlib
+import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import numpy as np
 
 from snowmelt.errors import UserError
 from snowmelt.images.base import Array, Image, writing
-from snowmelt.images.raster import PNG_LEVEL, PngImage
+from snowmelt.images.raster import PNG_LEVEL, PngImage, png_metadata, webp_metadata
 from snowmelt.images.tiff import TiffImage
 
 KINDS = ("tif", "png")
@@ -25,8 +26,9 @@ _ORIENTATION, _NODATA = 274, 42113
 _EXIF = struct.Struct(">2sHIHHHIHHI")  # one directory of one entry, as in TIFF
 _STRIP = 2**18  # bytes, about
 _CLASSIC = 2**32 - 2**25  # bytes of pixels that a TIFF of 32-bit places can hold
-# Kinds whose profile and orientation Pillow reads; for what it opens, only the header is read.
-_BY_PILLOW = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "AVIF", "MPO")
+# Kinds whose profile and orientation Pillow reads from the header, and of PNG from a copy without pixels,
+# since it would decode them.
+_BY_PILLOW = ("PNG", "JPEG", "TIFF", "GIF", "AVIF")
 
 
 class Converted(Image):
@@ -38,6 +40,7 @@ class Converted(Image):
         self.value_range, self.nodata = image.value_range, image.nodata
         self.notes = (
             *image.notes,
+            *image.notes_elsewhere,
             f"written as {to.upper()}: colour profile and orientation come along, other metadata does not",
         )
         if why := _obstacle(image, to):
@@ -178,11 +181,33 @@ def _stretched(image: Image) -> Callable[[Array], Array]:
 
 def _metadata(image: Image) -> tuple[bytes | None, int]:
     """ICC profile and orientation (1 to 8) of the file that an image came from."""
-    from PIL import Image as Pillow
-
     profile, orientation = image.profile, 1
-    with contextlib.suppress(Exception), Pillow.open(image.path, formats=_BY_PILLOW) as opened:
-        profile = profile or opened.info.get("icc_profile")
-        found = opened.getexif().get(_ORIENTATION, 1)
+    with contextlib.suppress(Exception):
+        known, exif = _read_metadata(image)
+        profile = profile or known
+        found = exif.get(_ORIENTATION, 1)
         orientation = found if isinstance(found, int) and 1 <= found <= 8 else 1
     return profile, orientation
+
+
+def _read_metadata(image: Image) -> tuple[bytes | None, Any]:
+    """ICC profile and EXIF.
+
+    The classes of Pillow are used as ``Image.open`` would, but for its own limit of pixels, beyond which it
+    gives nothing: pixels are checked already, and none is decoded.
+    """
+    from PIL import Image as Pillow
+
+    if image.kind == "WebP":
+        profile, raw = webp_metadata(image.path.read_bytes())
+        exif = Pillow.Exif()
+        exif.load(raw or b"")
+        return profile, exif
+    if image.kind not in _BY_PILLOW:
+        return None, {}
+    Pillow.init()
+    factory, _ = Pillow.OPEN[image.kind]
+    with image.path.open("rb") as plain:
+        file = io.BytesIO(png_metadata(plain.read())) if image.kind == "PNG" else plain
+        opened: Any = factory(file, "")
+        return opened.info.get("icc_profile"), opened.getexif()

@@ -28,6 +28,7 @@ from snowmelt.images.slabs import Box, Boxes, RawFile, pour, unchunked
 
 _BLOCK, _CARD = 2880, 80
 _LONGEST_HEADER, _MANY = 2**22, 10_000
+_MOST_AXES = 999  # the standard's own limit (4.4.1.1)
 _TYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 _LETTERS = "AVPMLRHQYX"  # Q and others: what an axis means is not in its place
 _VALUE = re.compile(r"\s*(?:'((?:[^']|'')*)'|([^/]*))")
@@ -45,17 +46,28 @@ class Unit:
     cards: dict[str, str] = field(repr=False)
 
     def whole(self, name: str, default: int = 0) -> int:
-        """A whole number in the header."""
-        return int(self.cards.get(name, default))
+        """A whole number in the header; ValueError where the card holds none."""
+        found = self.cards.get(name, default)
+        try:
+            return int(found)
+        except ValueError as error:
+            raise ValueError(f"{name} is {found!r}; expected a whole number") from error
 
     def real(self, name: str, default: float) -> float:
-        """A number in the header."""
-        return float(self.cards.get(name, str(default)).upper().replace("D", "E"))
+        """A number in the header; ValueError where the card holds none."""
+        found = self.cards.get(name, str(default))
+        try:
+            return float(found.upper().replace("D", "E"))
+        except ValueError as error:
+            raise ValueError(f"{name} is {found!r}; expected a number") from error
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of its array, the slowest axis first."""
-        return tuple(self.whole(f"NAXIS{n}") for n in range(self.whole("NAXIS"), 0, -1))
+        """Of its array, the slowest axis first; ValueError for more axes than FITS has."""
+        count = self.whole("NAXIS")
+        if not 0 <= count <= _MOST_AXES:
+            raise ValueError(f"NAXIS is {count:,}; FITS has 0 to {_MOST_AXES} axes")
+        return tuple(self.whole(f"NAXIS{n}") for n in range(count, 0, -1))
 
     @property
     def size(self) -> int:
@@ -99,8 +111,7 @@ class FitsImage(ArrayImage):
         self.path, name = split(path)
         with reading(self.path, self.kind), self.path.open("rb") as file:
             units = list(_units(file, self.path.stat().st_size))
-        self._unit = _chosen(self.path, units, name)
-        with reading(self.path, self.kind):
+            self._unit = _chosen(self.path, units, name)
             self._find_type(self._unit)
             shape = self._unit.shape
             if len(shape) > len(_LETTERS):
@@ -208,10 +219,11 @@ def _chosen(path: Path, units: list[Unit], name: str | None) -> Unit:
     if name is not None:
         wanted = name.upper().partition(",")
         for unit in images:
-            version = wanted[2] or str(unit.whole("EXTVER", 1))
-            if (unit.name.upper(), str(unit.whole("EXTVER", 1))) == (wanted[0], version):
-                return unit
             if name == str(unit.number):
+                return unit
+            if unit.name.upper() == wanted[0] and (
+                not wanted[2] or wanted[2] == str(unit.whole("EXTVER", 1))
+            ):
                 return unit
         raise UserError(f"{path}: has no image {name!r}; {offer(path, _names(images))}")
     if len(images) == 1:

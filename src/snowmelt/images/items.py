@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from snowmelt.images.boxes import Box, box, boxes, only, packed
 
 _MOST = 2**28  # bytes of all items together, as their places may overlap
+_MOST_PARTS = 2**18  # of all items together (a grid has up to 2**16); empty ones cost time too
 _HEADER = struct.Struct(">B3s")  # version and flags of a full box
 
 
@@ -140,14 +141,18 @@ def _places(content: bytes, file: bytes, idat: bytes) -> Iterator[tuple[int, byt
     of_offset, of_length, of_base, of_index = (sizes >> shift & 15 for shift in (12, 8, 4, 0))
     cursor = _Cursor(content, 6)
     wide = 4 if version == 2 else 2
-    left = _MOST
+    left, parts_left = _MOST, _MOST_PARTS
     for _ in range(cursor.take(wide)):
         number = cursor.take(wide)
         method = cursor.take(2) & 15 if version else 0
         cursor.take(2)
         base = cursor.take(of_base)
         parts = []
-        for _ in range(cursor.take(2)):
+        count = cursor.take(2)
+        parts_left -= count
+        if parts_left < 0:
+            raise ValueError(f"its items lie in more than {_MOST_PARTS:,} parts")
+        for _ in range(count):
             if version:
                 cursor.take(of_index)
             start, length = base + cursor.take(of_offset), cursor.take(of_length)

@@ -84,7 +84,7 @@ class JpegXlImage(CodecImage):
             raise UserError(f"{self.path}: a JPEG XL of {head.bits} bits; up to 16 are read")
         self._head = head
         if head.space not in (*_SRGB, *_LINEAR * head.floats):
-            self.notes += (OTHER_SPACE,)
+            self.notes_elsewhere += (OTHER_SPACE,)
         if head.floats:
             dtype = f"float{16 if head.bits <= 16 else 32}"
         else:

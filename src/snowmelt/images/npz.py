@@ -23,6 +23,7 @@ from snowmelt.images.slabs import pour, unchunked
 from snowmelt.limits import EXPANSION
 
 _HARMLESS = 2**26  # bytes that an archive may hold however small it is
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _HEADER = (
     10_000  # characters that Python's parser may get from a stranger; numpy has the same limit
 )
@@ -59,6 +60,7 @@ class NpzImage(ArrayImage):
     ) -> None:
         self.path, name = split(path)
         with reading(self.path, self.kind), zipfile.ZipFile(self.path) as archive:
+            _check_methods(self.path, archive)
             members = [_member(archive, entry) for entry in archive.infolist()]
             size = self.path.stat().st_size
         self._member = _chosen(self.path, [each for each in members if each is not None], name)
@@ -68,7 +70,7 @@ class NpzImage(ArrayImage):
         self._most = None if max_pixels is None else max(_HARMLESS, EXPANSION * size)
         if self._most is not None and max_pixels == MAX_PIXELS:  # else somebody trusts the file
             values = self._most // member.dtype.itemsize
-            check_pixels(self.path, math.prod(member.shape) // self.layout.channels, values)
+            check_pixels(self.path, math.prod(member.shape), values)
         self._grid = unchunked(self.layout, fortran=member.fortran)
         self._array: Array | None = None
 
@@ -123,6 +125,14 @@ class NpzImage(ArrayImage):
             found = found.T if member.fortran else found
             self._array = found.astype(member.dtype.newbyteorder("="), copy=False)
         return self._array
+
+
+def _check_methods(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse what NumPy never writes: of bzip2 and LZMA, ``zipfile`` unpacks all before it gives one byte."""
+    if any(entry.compress_type not in _METHODS for entry in archive.infolist()):
+        raise UserError(
+            f"{path}: compressed in a way that NumPy does not use; save it with numpy.savez_compressed"
+        )
 
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Member | None:

@@ -139,6 +139,7 @@ _ADAM7 = (
     *((2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)),
 )
 _PNG_SAMPLES = _PNG_CHANNELS | {PALETTE: 1}
+_PNG_METADATA = (b"iCCP", b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 _PNG_DEPTHS = {GREY: (1, 2, 4, 8, 16), PALETTE: (1, 2, 4, 8)}
 
 
@@ -312,6 +313,13 @@ def _png(chunks: Chunks) -> bytes:
         (struct.pack(">I", len(body)), name, body, _checksum(name, body)) for name, body in chunks
     )
     return b"".join([PNG_SIGNATURE, *itertools.chain.from_iterable(parts)])
+
+
+def png_metadata(data: bytes) -> bytes:
+    """A PNG of one pixel with profile, EXIF and texts of another; ValueError where that is damaged."""
+    kept = [chunk for chunk in _png_chunks(data) if chunk[0] in _PNG_METADATA]
+    header = (b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, GREY, 0, 0, 0))
+    return _png([header, *kept, (b"IDAT", zlib.compress(b"\0\0")), (b"IEND", b"")])
 
 
 def _checksum(name: bytes, body: bytes) -> bytes:
@@ -514,6 +522,12 @@ def _with_picture(chunks: Chunks, new: Chunks) -> Chunks:
     first = next(number for number, (name, _) in enumerate(chunks) if name in _PICTURE)
     rest = [part for part in chunks[first:] if part[0] not in _PICTURE]
     return [*chunks[:first], *new, *rest]
+
+
+def webp_metadata(data: bytes) -> tuple[bytes | None, bytes | None]:
+    """ICC profile and EXIF of a WebP; ValueError where it is damaged."""
+    found = dict(reversed(_webp_chunks(data)))
+    return found.get(b"ICCP"), found.get(b"EXIF")
 
 
 def _webp_chunks(data: bytes) -> Chunks:

@@ -19,7 +19,7 @@ import numpy as np
 
 from snowmelt.errors import UserError
 from snowmelt.images import tiffaxes, tiffpage, tiffpages, tiffreader
-from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, check_pixels, reading, writing
+from snowmelt.images.base import MAX_PIXELS, Array, Image, Layout, check_values, reading, writing
 from snowmelt.images.ifd import Format, Reader
 from snowmelt.images.palette import Palette
 from snowmelt.images.tiffpage import Page, UnsupportedError
@@ -196,14 +196,15 @@ def _check_size(path: Path, page: Page, pages: int, size: int, max_pixels: int |
     """What all pages have, and what one row of parts is decoded to, before anything looks at them."""
     if max_pixels is None:
         return
-    check_pixels(
-        path, pages * page.image_height * page.image_width, _allowed(page, size, max_pixels)
-    )
+    pixels = pages * page.image_height * page.image_width
+    check_values(path, pixels, page.samples, _allowed(page, size, max_pixels), max_pixels)
     width = max(page.image_width, page.width)
-    row = page.height * width * page.samples * page.dtype.itemsize
+    # What is not compressed is read by single rows; parts of it may be left out, so that it has any size.
+    rows = 1 if page.plain else page.height
+    row = rows * width * page.samples * page.dtype.itemsize
     # Half, since a decoder needs about as much again: 128 MB where a file of less than 1.3 MB claims them.
     limit = max(max_pixels // 2, size * EXPANSION)
-    if not page.plain and row > limit:
+    if row > limit:
         raise UserError(
             f"{path}: one row of its strips or tiles claims {row:,} bytes, more than the limit of {limit:,} "
             "that guards against decompression bombs; if you trust the file, raise it: "
@@ -217,7 +218,8 @@ def _check_pixels(
     """The pixels that notes in the file claim, which may be more than its pages have."""
     if max_pixels is not None:
         pixels = math.prod(layout.shape) // max(1, layout.channels)
-        check_pixels(path, pixels, _allowed(page, size, max_pixels))
+        allowed = _allowed(page, size, max_pixels)
+        check_values(path, pixels, layout.channels, allowed, max_pixels)
 
 
 def _allowed(page: Page, size: int, max_pixels: int) -> int:
