@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from snowmelt import children, limits
 from snowmelt.errors import printable
-from snowmelt.images import tiffpage
+from snowmelt.images import jpegs, tiffpage
 from snowmelt.images.base import Array
 from snowmelt.images.raster import jpeg_size
 from snowmelt.images.tiffpage import Page
@@ -245,8 +245,9 @@ def _jpeg(page: Page, data: bytes, tables: bytes | None) -> NDArray[np.uint8]:
         except (RuntimeError, ValueError) as error:
             raise ValueError(_plain(error)) from error
 
-    found = decoded(data)
-    if not np.array_equal(found, decoded(_probed(data))):
+    jpegs.check(jpegs.parse(data))
+    found, again = map(decoded, _probed(data))
+    if not np.array_equal(found, again):
         raise ValueError("its JPEG ends before its last pixel, or a part of it is missing")
     return found
 
@@ -266,8 +267,10 @@ def _jpeg_colours(page: Page, data: bytes) -> dict[str, Any]:
     return {"outcolorspace": "CMYK"} if page.photometric == tiffpage.CMYK else {}
 
 
-def _probed(data: bytes) -> bytes:
-    """A JPEG with further bits at the end of each scan and before each restart mark.
+def _probed(data: bytes) -> tuple[bytes, bytes]:
+    """A JPEG, and the same with further bits at the end of each scan and before each restart mark.
+
+    Of an arithmetic one both have further bits: libjpeg itself adds zeros to it.
 
     libjpeg fills with grey what is missing and only warns, of which its wrappers say nothing. A decoder that
     has all pixels of a scan skips to the next mark; one that has not takes what it finds for pixels.
@@ -275,7 +278,8 @@ def _probed(data: bytes) -> bytes:
     parts: list[bytes] = []
     start, place = 0, data.find(_SCAN)
     if _ARITHMETIC.search(data, 0, max(place, 0)):  # where the end of a scan may be left out
-        return data
+        first, second = (jpegs.filled(data, fill) for fill in jpegs.FILLS)
+        return first, second
     while place >= 0:
         place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
         for mark in _SCAN_END.finditer(data, place):
@@ -285,5 +289,5 @@ def _probed(data: bytes) -> bytes:
                 place = data.find(_SCAN, start)
                 break
         else:  # the last scan ends with the data
-            return b"".join([*parts, data[start:], _PROBE])
-    return b"".join([*parts, data[start:]])
+            return data, b"".join([*parts, data[start:], _PROBE])
+    return data, b"".join([*parts, data[start:]])
