@@ -140,3 +140,14 @@ def test_a_word_of_many_digits(tmp_path):
         path.write_bytes(b"P2 1 1 255\n" + word)
         with pytest.raises(UserError, match=r"a\.pgm"):
             read(path)
+
+
+def test_a_header_has_an_end(tmp_path):
+    path = tmp_path / "a.pgm"
+    for gap, fine in ((60_000, True), (70_000, False)):
+        path.write_bytes(b"P5" + b" " * gap + b"2 1 255\n\1\2")
+        if fine:
+            assert read(path).tolist() == [[1, 2]]
+        else:
+            with pytest.raises(UserError, match="its first 64 KB are no header"):
+                read(path)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from snowmelt.errors import UserError
 from snowmelt.images import open_image, read, write
-from snowmelt.images.palette import packed
+from snowmelt.images.palette import Palette, packed
 
 H, W = 11, 13
 
@@ -186,6 +186,46 @@ def test_bmp_of_runs(tmp_path, rng, bits):
     head = new.read_bytes()
     assert struct.unpack_from("<I", head, 2)[0] == len(head)
     assert struct.unpack_from("<I", head, 30)[0] == 0  # no compression any more
+
+
+def test_only_an_end_mark_may_leave_out_pixels_of_runs(tmp_path):
+    head = bmp([b""] * H, 8, palette=bytes(1024), compression=1)
+    path = tmp_path / "a.bmp"
+    full = (b"\x0d\x07" + b"\0\0") * (H - 1)
+    for last in (b"\x0d\x07", b"\x0d\x07\0\0", b"\x0d\x07\0\1", b"\x05\x07\0\1", b"\0\1"):
+        path.write_bytes(head + full + last)
+        assert read(path).shape == (H, W, 3)
+    for last in (b"", b"\x05\x07", b"\0\5abc"):
+        path.write_bytes(head + full + last)
+        with pytest.raises(UserError, match=r"cut off"):
+            read(path)
+
+
+def test_colours_of_a_palette_are_sought_once_each(monkeypatch, rng):
+    from scipy import spatial
+
+    asked = []
+
+    class Counted(spatial.KDTree):
+        def query(self, colours):
+            asked.append(len(colours))
+            return super().query(colours)
+
+    monkeypatch.setattr(spatial, "KDTree", Counted)
+    monkeypatch.setattr("snowmelt.images.palette._BAND_PIXELS", 100)
+    colours = rng.integers(0, 256, (30, 4), dtype=np.uint8)
+    colours[:, 3] = np.arange(30) % 2 * 255
+    numbers = rng.integers(0, 30, (40, 50, 1), dtype=np.uint8)
+    pixels = colours[numbers[..., 0]].copy()
+    pixels[::2, :, :3] = rng.integers(0, 2, (20, 50, 3)) * 99
+    found = Palette(colours).nearest(numbers, pixels)
+    assert sum(asked) <= 2 * 8
+    np.testing.assert_array_equal(found[1::2], numbers[1::2])
+    assert np.array_equal(colours[found[..., 0], 3], colours[numbers[..., 0], 3])
+    away = np.linalg.norm(colours[:, :3].astype(float) - pixels[..., None, :3], axis=-1)
+    away[colours[:, 3] != colours[numbers, 3]] = np.inf
+    chosen = np.take_along_axis(away, found.astype(int), axis=-1)[..., 0]
+    np.testing.assert_array_equal(chosen, away.min(axis=-1))
 
 
 def test_a_profile_behind_runs_comes_along(tmp_path, rng):

@@ -544,3 +544,24 @@ def test_padding_is_missing_data(tmp_path):
     made.add_new("PixelPaddingValue", "SS", -2000)
     assert open_image(save(made, tmp_path / "a.dcm")).nodata == -2000
     assert open_image(save(dataset(random_words()), tmp_path / "b.dcm")).nodata is None
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("behind", [True, False])
+def test_endless_items(tmp_path, monkeypatch, known, behind):
+    """Whether or not a sequence says how long it is, and wherever it stands."""
+    monkeypatch.setattr("snowmelt.images.dicom._MOST_ITEMS", 200)
+    path = save(dataset(random_words()), tmp_path / "a.dcm")
+    plain = path.read_bytes()
+    place = len(plain) if behind else plain.index(b"\x28\0\x02\0")
+    tag = b"\xfc\xff\x01\0" if behind else b"\x08\0\x40\x11"
+    for count, fine in ((200, True), (10_000, False)):
+        items = b"\xfe\xff\0\xe0\0\0\0\0" * count
+        end = b"" if known else b"\xfe\xff\xdd\xe0\0\0\0\0"
+        size = len(items) if known else 2**32 - 1
+        sequence = tag + b"SQ\0\0" + size.to_bytes(4, "little") + items + end
+        path.write_bytes(plain[:place] + sequence + plain[place:])
+        if fine:
+            np.testing.assert_array_equal(images.read(path), random_words())
+        else:
+            refused(path, "more than 200 items in its sequences")

@@ -616,13 +616,34 @@ def test_a_missing_part_of_a_jpeg_names_its_row(tmp_path, rng, kind, marked):
             read(path)
         said = str(caught.value)
         row = re.search(r"missing from row (\d+) on", said)
-        assert "the least" in said or "not every colour" in said or 0 <= int(row[1]) < 90
+        assert (
+            re.search("the least|not every colour|a coarse version", said) or 0 <= int(row[1]) < 90
+        )
         assert "--sigma" not in said
     if kind == "restarts":
         middle = data.index(b"\xff\xd4") - 30
         path.write_bytes(data[: middle - 8] + data[middle:])
         with pytest.raises(UserError, match=r"missing from row|Corrupt JPEG"):
             read(path)
+
+
+@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_progressive_jpeg_needs_all_of_its_scans(tmp_path, rng, mode, marked):
+    """Cut between two scans it is a coarse version of the picture, which decoders take for all of it."""
+    data = encoded(photo(rng, mode), progressive=True)
+    path = tmp_path / "a.jpg"
+    starts = [found.start() for found in re.finditer(rb"\xff\xda", data)]
+    assert len(starts) >= 6
+    for start in starts[1:]:
+        end = data.rfind(b"\xff\xc4", 0, start)  # before the tables of this scan
+        path.write_bytes(data[:end] + b"\xff\xd9" * marked)
+        with pytest.raises(UserError, match="cut off"):
+            read(path)
+    path.write_bytes(data)
+    expected = np.asarray(opened(path))
+    path.write_bytes(data[:-2])
+    np.testing.assert_array_equal(read(path), expected)
 
 
 @pytest.mark.parametrize("sampling", [0x31, 0x13])

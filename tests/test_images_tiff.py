@@ -804,6 +804,54 @@ def test_bits_as_tifffile_writes_them(tmp_path, kind):
         np.testing.assert_array_equal(read(path), values)
 
 
+@pytest.mark.parametrize("method", ["group3", "group4", "tiff_ccitt"])
+def test_a_damaged_fax(tmp_path, rng, method):
+    """Decoders leave white what they do not find, and say nothing."""
+    path = tmp_path / "a.tif"
+    bits = np.cumsum(rng.normal(size=(64, 100)), axis=1) > 0
+    for content in (bits, bits & False, bits | True, bits[:1, :1]):
+        options = {"compression": method, "tiffinfo": {278: 64}}
+        Image.fromarray(content).save(path, **options)
+        assert read(path).shape == content.shape
+    Image.fromarray(bits).save(path, **options)
+    data = path.read_bytes()
+    with tifffile.TiffFile(path) as file:
+        start, size = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+        count = file.pages[0].tags[279].valueoffset
+    middle = start + size // 2
+    shorter = bytearray(data)
+    shorter[count : count + 4] = struct.pack("<I", size // 2)
+    for damaged in (
+        data[:middle] + bytes(size - size // 2) + data[start + size :],
+        data[:middle] + bytes(8) + data[middle + 8 :],
+        bytes(shorter),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="fax codes"):
+            read(path)
+
+
+@pytest.mark.parametrize("coded", [b"", b"\x12\x34\x56"])
+def test_an_arithmetic_jpeg_without_its_data(tmp_path, coded):
+    """libjpeg makes a picture of nothing, and does not even warn."""
+    segments = (
+        (0xDB, bytes(1) + bytes([8] * 64)),
+        (0xC9, struct.pack(">BHHB", 8, 64, 64, 1) + b"\1\x11\0"),
+        (0xDA, b"\1\1\0\0\x3f\0"),
+    )
+    parts = (struct.pack(">BBH", 255, mark, len(body) + 2) + body for mark, body in segments)
+    data = b"\xff\xd8" + b"".join(parts) + coded + b"\xff\xd9"
+    tags = ((256, 64), (257, 64), (258, 8), (259, 7), (262, 1), (273, 8), (277, 1), (278, 64),
+            (279, len(data)))  # fmt: skip
+    data += bytes(len(data) % 2)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    path = tmp_path / "a.tif"
+    head = b"II*\0" + struct.pack("<I", 8 + len(data)) + data
+    path.write_bytes(head + struct.pack("<H", len(tags)) + entries + bytes(4))
+    with pytest.raises(UserError, match="ends before its last pixel"):
+        read(path)
+
+
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("method", ["group3", "group4", "tiff_ccitt", "tiff_lzw", "packbits"])
 def test_one_bit_as_libtiff_writes_it(tmp_path, method, order):

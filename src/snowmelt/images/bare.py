@@ -21,6 +21,8 @@ _GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _PNM = re.compile(
     rb"P([2356fF])" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})" + _GAP + rb"([-+.\deE]{1,24})\s"
 )
+# Bytes before the pixels that are searched: the expression remembers 150 bytes for each blank in them.
+_MOST_HEADER = 2**16
 _COMMENT = re.compile(rb"#[^\r\n]*")
 _DIGITS = b"0123456789 \t\n\v\f\r"
 Content = TypeVar("Content", bytes, "NDArray[np.int64]")
@@ -35,9 +37,11 @@ class PnmImage(RasterImage):
     kind = "PNM"
 
     def _header(self, data: bytes) -> Layout:
-        found = _PNM.match(data)
+        found = _PNM.match(data, 0, _MOST_HEADER)
         if not found:
-            raise ValueError("it begins with neither of P2, P3, P5, P6, Pf, PF and three numbers")
+            raise ValueError(
+                "its first 64 KB are no header: one of P2, P3, P5, P6, Pf, PF and three numbers"
+            )
         kind, width, height, most = found.groups()
         self._start, self._text = found.end(), kind in b"23"
         channels = 3 if kind in b"36F" else 1

@@ -239,7 +239,10 @@ class BmpImage(RasterImage):
 
 
 def _unrolled(codes: bytes, height: int, width: int, bits: int) -> NDArray[np.uint8]:
-    """RLE4 or RLE8 as numbers (H, W), the first row of the file first; what it skips is 0."""
+    """RLE4 or RLE8 as numbers (H, W), the first row of the file first; what it skips is 0.
+
+    ValueError where the codes end before the last pixel, and without an end mark.
+    """
     numbers = bytearray(height * width)
     place = row = column = 0
     while row < height and place + 2 <= len(codes):
@@ -264,7 +267,8 @@ def _unrolled(codes: bytes, height: int, width: int, bits: int) -> NDArray[np.ui
         new = new[: max(0, width - column)]
         numbers[row * width + column : row * width + column + len(new)] = new
         column += len(new)
-    if row < height - 1:
+    whole = row >= height or (row == height - 1 and column >= width)
+    if not whole:  # only an end mark may leave pixels out
         raise ValueError(f"it is cut off in row {row} of {height}")
     return np.frombuffer(numbers, np.uint8).reshape(height, width)
 

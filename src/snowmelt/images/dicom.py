@@ -10,6 +10,7 @@ bounds both at 4 GiB.
 from __future__ import annotations
 
 import functools
+import io
 import itertools
 import math
 import struct
@@ -66,6 +67,8 @@ _COLOURS = {"MONOCHROME1": 1, "MONOCHROME2": 1, "RGB": 3}
 # What a decoder turns into RGB.
 _DECODED = ("YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 _DESCRIPTION_LENGTH = 1024
+# Enhanced images have about 12 items for each frame.
+_MOST_ITEMS = 100_000
 
 
 @dataclass(frozen=True)
@@ -229,10 +232,18 @@ class DicomImage(Image):
 
     def _read(self) -> Any:
         """The whole file, as it is stored."""
-        dataset = _pydicom(self.path).dcmread(self.path)
-        if "PixelData" not in dataset:
-            raise ValueError("it has no pixels")
+        with self._counted() as file:
+            dataset = _pydicom(self.path).dcmread(file)
+            if "PixelData" not in dataset:
+                raise ValueError("it has no pixels")
+            pixels = dataset.get_item("PixelData")
+            file.count_items(0, pixels.value_tell)
+            file.count_items(pixels.value_tell + len(pixels.value), None)
+        dataset.filename = str(self.path)
         return dataset
+
+    def _counted(self) -> _Counted:
+        return _Counted(io.FileIO(self.path), self.path)
 
     def _words(self, plane: int) -> Words:
         """The pixels of a frame as they lie in the file, (H, W, channels)."""
@@ -353,7 +364,9 @@ class DicomImage(Image):
             )
         if self._syntax not in (*_PLAIN, *_JPEG, *_JPEG_LS):
             self._check_decoder(meta)
-        header = pydicom.dcmread(self.path, stop_before_pixels=True)
+        with self._counted() as file:
+            header = pydicom.dcmread(file, stop_before_pixels=True)
+            file.count_items(0, file.tell())
         if "Rows" not in header:
             modality = header.get("Modality", "unknown")
             raise self._refusal(f"holds no picture (modality {modality})")
@@ -433,6 +446,45 @@ class DicomImage(Image):
 
     def _refusal(self, why: str) -> UserError:
         return UserError(f"{self.path}: {printable(why)}")
+
+
+class _Counted(io.BufferedReader):
+    """A file that says no to endless sequences: pydicom makes a data set of each item, 13 microseconds long.
+
+    Items in sequences of undefined length are made while the file is read: each is a read of its own. Those
+    of sequences that say their length are made later, so their marks are counted.
+    """
+
+    def __init__(self, raw: io.FileIO, path: Path) -> None:
+        super().__init__(raw)
+        self._path = path
+        self._left = (
+            4 * _MOST_ITEMS + path.stat().st_size // 1024
+        )  # pixels in items are read in parts
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise self._refusal()
+        return super().read(size)
+
+    def __exit__(self, *caught: object) -> None:
+        self.close()
+        if self._left < 0:  # pydicom makes an error of its own of what is raised within a sequence
+            raise self._refusal()
+
+    def count_items(self, start: int, stop: int | None) -> None:
+        """UserError where more items begin in these bytes than a picture has."""
+        self.seek(start)
+        data = super().read(-1 if stop is None else stop - start)
+        if data.count(b"\xfe\xff\x00\xe0") + data.count(b"\xff\xfe\xe0\x00") > _MOST_ITEMS:
+            raise self._refusal()
+
+    def _refusal(self) -> UserError:
+        return UserError(
+            f"{self._path}: more than {_MOST_ITEMS:,} items in its sequences, the limit that guards against "
+            "endless work; take out sequences that are not needed (dcmodify -ea)"
+        )
 
 
 def _pydicom(path: Path) -> Any:

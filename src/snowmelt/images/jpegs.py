@@ -10,6 +10,7 @@ Sources: ITU-T T.81 (the stream), T.872 (JFIF and Adobe's segment), the warnings
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 import struct
@@ -42,7 +43,7 @@ _MOST_SEGMENTS = 2**16
 # picture that was lost track of: of 583 damaged photographs 327 had 3 or more.
 _STRAY_BYTES = 2
 _STRAY = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
-_FILLS = (b"\0" * 64, bytes(range(37, 229, 3)))
+FILLS = (b"\0" * 64, bytes(range(37, 229, 3)))
 
 
 class Segment(NamedTuple):
@@ -161,9 +162,11 @@ def check(stream: Stream) -> int:
     """
     frame = stream.frame()
     sampled: set[int] = set()
+    # Lowest bit so far of each coefficient (T.81 G.1.1.1); one that no scan has is at bit 16.
+    lowest = {name: [16] * 64 for name in frame.sampling}
     blocks = 0
     for header, start, stop in stream.scans():
-        names, first, refined = _scan(header)
+        names, first, last, refined, bit = _scan(header)
         if not set(names) <= set(frame.sampling):
             raise ValueError("a scan of components that its frame header does not name")
         count = _blocks(frame, names)
@@ -175,6 +178,8 @@ def check(stream: Stream) -> int:
                 f"it is cut off: a scan of {stop - start:,} bytes where {-(-needed // 8):,} are the least"
             )
         sampled |= set(names) if first == 0 or frame.marker not in PROGRESSIVE else set()
+        for name, place in itertools.product(names, range(first, min(last, 63) + 1)):
+            lowest[name][place] = bit
     if blocks > _MOST_BLOCKS:
         raise ValueError(
             f"its scans go over {blocks:,} blocks of 8 x 8 values, more than the limit of {_MOST_BLOCKS:,} "
@@ -182,16 +187,21 @@ def check(stream: Stream) -> int:
         )
     if sampled != set(frame.sampling):
         raise ValueError("it is cut off: not every colour component has a scan")
+    if frame.marker in PROGRESSIVE and any(map(any, lowest.values())):
+        raise ValueError(
+            "it is cut off: its scans end before all coefficients have all of their bits, so it is a coarse "
+            "version of a picture; get the whole file, or save it anew with another program"
+        )
     return blocks
 
 
-def _scan(header: bytes) -> tuple[bytes, int, bool]:
-    """The components of a scan, its first coefficient, and whether it refines earlier ones."""
+def _scan(header: bytes) -> tuple[bytes, int, int, bool, int]:
+    """The components of a scan, its first and last coefficient, whether it refines them, its lowest bit."""
     count = header[0] if header else 0
     if not 1 <= count <= 4 or len(header) < 4 + 2 * count:
         raise ValueError("a damaged scan header")
-    first, _, bits = header[1 + 2 * count : 4 + 2 * count]
-    return header[1 : 1 + 2 * count : 2], first, bits >> 4 > 0
+    first, last, bits = header[1 + 2 * count : 4 + 2 * count]
+    return header[1 : 1 + 2 * count : 2], first, last, bits >> 4 > 0, bits & 15
 
 
 def _least_bits(marker: int, first: int, refined: bool) -> int:
@@ -307,7 +317,7 @@ def _is_harmless(warning: str, stream: Stream) -> bool:
 def _where_damaged(warning: str, plain: bytes) -> str:
     """What the decoder said of a damaged picture, and from which row on pixels are missing."""
     try:
-        first, second = (_with_pillow(_filled(plain, fill)) for fill in _FILLS)
+        first, second = (_with_pillow(filled(plain, fill)) for fill in FILLS)
     except Exception:  # the stream is damaged, and any decoder may give up on it
         return warning
     row = _first_difference(first, second)
@@ -330,7 +340,7 @@ def decode_any(data: bytes) -> Array:
 
 def _decoded_twice(plain: bytes, decoder: Callable[[bytes], Array] | None = None) -> Array:
     """Pixels by a decoder that only warns; ValueError where they depend on bytes that are not the file's."""
-    first, second = ((decoder or _with_pillow)(_filled(plain, fill)) for fill in _FILLS)
+    first, second = ((decoder or _with_pillow)(filled(plain, fill)) for fill in FILLS)
     row = _first_difference(first, second)
     if row is not None:
         raise ValueError(f"it is cut off: its pixels are missing from row {row} on")
@@ -356,7 +366,7 @@ def _with_pillow(data: bytes) -> Array:
         return np.asarray(image)
 
 
-def _filled(plain: bytes, fill: bytes) -> bytes:
+def filled(plain: bytes, fill: bytes) -> bytes:
     """The stream with other bytes behind each of its parts. A decoder that needs no more skips them."""
     stream = parse(plain)
     parts, place = [], 0

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from snowmelt.images.base import Array
 
+# Pixels that are looked up at once.
+_BAND_PIXELS = 2**20
+
 
 @dataclass(frozen=True)
 class Palette:
@@ -27,22 +30,21 @@ class Palette:
 
     def shown(self, numbers: Array) -> NDArray[np.uint8]:
         """The pixels."""
-        return self.colours[_places(numbers)]
+        return self.colours[numbers[..., 0]]
 
     def nearest(self, numbers: Array, pixels: Array) -> Array:
         """Numbers for new pixels: the old one where nothing changed, else the nearest colour as opaque."""
-        from scipy.spatial import KDTree
-
         chosen = numbers.copy()
-        changed = np.any(self.shown(numbers) != pixels, axis=-1)
-        was = self._opacity[_places(numbers)]
-        for value in np.unique(was[changed]):
-            allowed = np.flatnonzero(self._opacity == value)
-            wanted = changed & (was == value)
-            colours, back = np.unique(pixels[wanted][:, :3], axis=0, return_inverse=True)
-            tree = KDTree(self.colours[allowed, :3].astype(float))
-            _, nearest = tree.query(colours.astype(float))
-            chosen[wanted, 0] = allowed[nearest][back.reshape(-1)]
+        rows = max(1, _BAND_PIXELS // max(1, numbers.shape[1]))
+        for value in np.unique(self._opacity):
+            nearest = _Nearest(self.colours[:, :3], np.flatnonzero(self._opacity == value))
+            for start in range(0, len(numbers), rows):
+                band = slice(start, start + rows)
+                old, new = numbers[band], pixels[band]
+                wanted = self._opacity[old[..., 0]] == value
+                wanted &= np.any(self.shown(old) != new, axis=-1)
+                if wanted.any():
+                    chosen[band][wanted, 0] = nearest(new[wanted][:, :3])
         return chosen
 
     @property
@@ -50,6 +52,29 @@ class Palette:
         if self.colours.shape[1] == 4:
             return self.colours[:, 3]
         return np.full(len(self.colours), 255, np.uint8)
+
+
+class _Nearest:
+    """The nearest of the allowed colours; each colour is sought once, however often it comes."""
+
+    def __init__(self, colours: NDArray[np.uint8], allowed: NDArray[np.intp]) -> None:
+        from scipy.spatial import KDTree
+
+        self._allowed = allowed
+        self._tree = KDTree(colours[allowed].astype(float))
+        self._sought = np.zeros(2**24, bool)  # of each colour; zeros take no memory until then
+        self._found = np.zeros(2**24, np.uint8)
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Numbers (N,) of the colours next to pixels (N, 3)."""
+        red, green, blue = pixels.astype(np.int32).T
+        codes = red << 16 | green << 8 | blue
+        new = np.unique(codes[~self._sought[codes]])
+        if new.size:
+            _, nearest = self._tree.query(np.stack([new >> 16, new >> 8 & 255, new & 255], axis=-1))
+            self._found[new] = self._allowed[nearest]
+            self._sought[new] = True
+        return self._found[codes]
 
 
 def packed(numbers: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
@@ -64,7 +89,3 @@ def unpacked(rows: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     whole = np.zeros((*places.shape[:2], 8), np.uint8)
     whole[..., 8 - bits :] = places
     return np.packbits(whole, axis=-1)[..., 0]
-
-
-def _places(numbers: Array) -> NDArray[np.intp]:
-    return numbers[..., 0].astype(np.intp)

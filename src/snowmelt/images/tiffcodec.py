@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from snowmelt import children, limits
 from snowmelt.errors import printable
-from snowmelt.images import tiffpage
+from snowmelt.images import jpegs, tiffpage
 from snowmelt.images.base import Array
 from snowmelt.images.raster import jpeg_size
 from snowmelt.images.tiffpage import Page
@@ -39,6 +39,14 @@ _ARITHMETIC = re.compile(rb"\xff[\xc9-\xcb\xcd-\xcf]")
 _SCAN_END = re.compile(rb"\xff+[^\x00\xff]")
 # Where a scan lacks something, these bits become pixels; where it is whole, decoders skip them.
 _PROBE = np.random.default_rng(0).integers(1, 255, 64, dtype=np.uint8).tobytes()
+# Of a fax, the mark that ends a line, and several of them all (T.4 4.1.2, T.6 2.4.1.1); how many zeros a code
+# may end with; bits that are codes in any of its kinds; so many bits are cut off its end, in turn; bytes in
+# which all of this is sought.
+_FAX_MARK = "0" * 11 + "1"
+_FAX_ZEROS = 4
+_FAX_FILLS = ("1" * 96, "0011010110011010" * 6, "00100110101010" * 8, "00110101010" * 9)
+_FAX_CUTS = (1, 2, 4, 6, 9, 13, 20, 28, 48)
+_FAX_TAIL = 256
 
 
 def decode(page: Page, data: bytes, rows: int, order: Order, tables: bytes | None) -> Array:
@@ -172,11 +180,57 @@ def _plain(error: Exception) -> str:
 def _fax(page: Page, data: bytes, rows: int) -> Array:
     names = {tiffpage.CCITT_RLE: "ccittrle_decode", tiffpage.CCITT_3: "ccittfax3_decode"}
     decoder = _codec(names.get(page.compression, "ccittfax4_decode"))
-    try:
-        found = np.asarray(decoder(data, rows, page.width))
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(_plain(error)) from error
+
+    def decoded(content: bytes) -> Array:
+        try:
+            return np.asarray(decoder(content, rows, page.width))
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(_plain(error)) from error
+
+    found = decoded(data)
+    _check_fax(data, decoded)
     return found.reshape(rows, page.width, 1).astype(np.uint8)
+
+
+def _check_fax(data: bytes, decoded: Callable[[bytes], Array]) -> None:
+    """ValueError where a fax lacks rows, or its decoder stopped before the last of its codes.
+
+    Decoders say neither, and leave the rest white. But what lies behind the codes becomes pixels only where
+    rows are missing, and must become some once the last codes are cut off.
+    """
+    head, tail = data[:-_FAX_TAIL], data[-_FAX_TAIL:]
+    bits = "".join(f"{byte:08b}" for byte in tail)
+    codes = _without_end(bits)
+
+    def lacks_rows(tail: str) -> bool:
+        made = {_try(decoded, head + _bytes(tail + fill)) for fill in _FAX_FILLS}
+        return len(made) > 1
+
+    if lacks_rows(bits) or all(lacks_rows(codes + "0" * count) for count in range(_FAX_ZEROS + 1)):
+        raise ValueError("its fax codes end before its last row")
+    if not any(lacks_rows(codes[: max(0, len(codes) - count)]) for count in _FAX_CUTS):
+        raise ValueError("its fax codes are damaged: they give all rows, or none, before their end")
+
+
+def _without_end(bits: str) -> str:
+    """The bits of a fax without marks and zeros at their end; a bit may follow a mark that names a kind."""
+    while True:
+        bits = bits.rstrip("0")
+        mark = next((m for m in (_FAX_MARK, _FAX_MARK + "1") if bits.endswith(m)), None)
+        if mark is None:
+            return bits
+        bits = bits.removesuffix(mark)
+
+
+def _try(decoded: Callable[[bytes], Array], content: bytes) -> bytes | None:
+    try:
+        return decoded(content).tobytes()
+    except ValueError:
+        return None
+
+
+def _bytes(bits: str) -> bytes:
+    return np.packbits(np.frombuffer(bits.encode(), np.uint8) - ord("0")).tobytes()
 
 
 def _picture(page: Page, data: bytes, rows: int, tables: bytes | None) -> Array:
@@ -245,8 +299,9 @@ def _jpeg(page: Page, data: bytes, tables: bytes | None) -> NDArray[np.uint8]:
         except (RuntimeError, ValueError) as error:
             raise ValueError(_plain(error)) from error
 
-    found = decoded(data)
-    if not np.array_equal(found, decoded(_probed(data))):
+    jpegs.check(jpegs.parse(data))
+    found, again = map(decoded, _probed(data))
+    if not np.array_equal(found, again):
         raise ValueError("its JPEG ends before its last pixel, or a part of it is missing")
     return found
 
@@ -266,8 +321,10 @@ def _jpeg_colours(page: Page, data: bytes) -> dict[str, Any]:
     return {"outcolorspace": "CMYK"} if page.photometric == tiffpage.CMYK else {}
 
 
-def _probed(data: bytes) -> bytes:
-    """A JPEG with further bits at the end of each scan and before each restart mark.
+def _probed(data: bytes) -> tuple[bytes, bytes]:
+    """A JPEG, and the same with further bits at the end of each scan and before each restart mark.
+
+    Of an arithmetic one both have further bits: libjpeg itself adds zeros to it.
 
     libjpeg fills with grey what is missing and only warns, of which its wrappers say nothing. A decoder that
     has all pixels of a scan skips to the next mark; one that has not takes what it finds for pixels.
@@ -275,7 +332,8 @@ def _probed(data: bytes) -> bytes:
     parts: list[bytes] = []
     start, place = 0, data.find(_SCAN)
     if _ARITHMETIC.search(data, 0, max(place, 0)):  # where the end of a scan may be left out
-        return data
+        first, second = (jpegs.filled(data, fill) for fill in jpegs.FILLS)
+        return first, second
     while place >= 0:
         place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
         for mark in _SCAN_END.finditer(data, place):
@@ -285,5 +343,5 @@ def _probed(data: bytes) -> bytes:
                 place = data.find(_SCAN, start)
                 break
         else:  # the last scan ends with the data
-            return b"".join([*parts, data[start:], _PROBE])
-    return b"".join([*parts, data[start:]])
+            return data, b"".join([*parts, data[start:], _PROBE])
+    return data, b"".join([*parts, data[start:]])
