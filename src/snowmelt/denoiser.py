@@ -817,13 +817,14 @@ def automatic_level(
 
     Takes what `levels.estimate` takes.
     """
-    found = levels.estimate(image, low, high, groups, nodata)
-    faint = found.typical.get(0, 1.0) < trials.WEAKEST
-    if not faint or image.layout.channels - image.layout.alpha != 3 or len(found.typical) != 1:
-        return found
-    pieces = levels.scaled(levels.sample(image), low, high, nodata)
-    camera = trials.camera_level(np.concatenate(pieces), _trial)
-    return found if camera <= found.typical[0] else levels.Estimated.constant(camera)
+    return levels.estimate(image, low, high, groups, nodata, _second_look)
+
+
+def _second_look(pieces: trials.Picture, level: float) -> float:
+    """The level of a camera's noise in pieces (N, h, w, 3), where little noise was found."""
+    if level >= trials.WEAKEST:
+        return 0.0
+    return trials.camera_level(np.concatenate(pieces), _trial)
 
 
 def _trial(picture: trials.Picture, level: float) -> trials.Picture:

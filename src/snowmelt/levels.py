@@ -8,7 +8,7 @@ own, smoothed. What is estimated (`estimator`) is a curve over the brightness.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -152,11 +152,6 @@ class Estimated:
     faint: float = 0.0
     reach = BLUR_REACH
 
-    @classmethod
-    def constant(cls, level: float) -> Estimated:
-        """One level for all brightnesses of a colour image."""
-        return cls({0: (estimator.Curve((level,) * estimator.KNOTS),)}, {0: level})
-
     @property
     def most(self) -> float:
         """The largest level of any channel and brightness."""
@@ -184,6 +179,7 @@ class Estimated:
 
 Level: TypeAlias = Line | Map | Estimated
 Noise: TypeAlias = float | str | ArrayLike
+SecondLook: TypeAlias = Callable[[Picture, float], float]
 
 
 def check(given: Noise) -> None:
@@ -207,9 +203,9 @@ def find(given: Noise, image: Image, low: float, high: float) -> Level:
     """The level for an image whose black is ``low`` and whose white is ``high``.
 
     Args:
-        given: A part of the range; or one for each pixel, in a shape that goes with (H, W); or "auto", to
-            estimate it on the image; or noise as `snowmelt.noise.parse` reads it, of a kind whose variance
-            is a line over the brightness.
+        given: A part of the range; or one for each pixel, in a shape that goes with (H, W); or "auto", for
+            `estimate`; or noise as `snowmelt.noise.parse` reads it, of a kind whose variance is a line over
+            the brightness.
         image: Whose level it is.
         low: The value of black.
         high: The value of white.
@@ -253,6 +249,7 @@ def estimate(
     high: float,
     groups: Sequence[slice] | None = None,
     nodata: float | None = None,
+    second_look: SecondLook | None = None,
 ) -> Estimated:
     """Estimate the level of an image on pieces that are spread over the plane in the middle.
 
@@ -266,6 +263,7 @@ def estimate(
         groups: Channels that go through the network together; None: the three of a colour image, else
             each for itself.
         nodata: The value that stands for missing data.
+        second_look: Given the pieces of three channels and the level found, another level; the larger counts.
     """
     layout = image.layout
     colours = layout.channels - layout.alpha
@@ -288,6 +286,10 @@ def estimate(
         level = estimator.typical(found, pieces[..., group])
         if level < max(curve.faintest for curve in found):
             found, level, faint = (estimator.NOTHING,), 0.0, max(faint, level)
+        if second_look is not None and pieces[..., group].shape[3] == 3:
+            other = second_look(pieces[..., group], level)
+            if other > level:
+                found, level = (estimator.Curve((other,) * estimator.KNOTS),), other
         curves[group.start], typical[group.start] = found, level
     return Estimated(curves, typical, faint)
 
